@@ -1,0 +1,1 @@
+"""Simulation and fault injection.  Imports the layers; nothing imports it."""

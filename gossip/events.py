@@ -1,0 +1,211 @@
+"""Events into and effects out of the membership and broadcast cores.
+
+``core.handle(event, now) -> list[Effect]``.  All values are frozen, so that a run can be logged, compared,
+replayed and shrunk.  Effects are executed in list order: ``Persist`` stands before the ``Send`` that relies
+on it.  Timers are effects with a token; a timer that fires after it was superseded carries a stale token and
+is ignored, so nothing is ever cancelled.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from transport.types import Address, NodeId
+
+
+class MemberState(enum.IntEnum):
+    """What is believed of a member.  The numbers are the wire's, and order claims at equal incarnation."""
+
+    ALIVE = 0
+    SUSPECT = 1
+    DEAD = 2
+    LEFT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What is known of one member: the unit of gossip.
+
+    ``meta`` is opaque here; its owner raises ``meta_version`` with each change.
+    """
+
+    node_id: NodeId
+    incarnation: int
+    state: MemberState
+    addresses: tuple[Address, ...] = ()
+    meta_version: int = 0
+    meta: bytes = b""
+
+
+# --- events ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The node starts; timers may be set from here on."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOpened:
+    """A link to ``peer`` is up."""
+
+    peer: NodeId
+    incarnation: int
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLost:
+    """The link to ``peer`` went away.  ``left``: the peer said goodbye in order; ``wanted``: we closed it."""
+
+    peer: NodeId
+    left: bool = False
+    wanted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DialFailed:
+    """A dial that the core asked for did not succeed."""
+
+    peer: NodeId
+    refused: bool
+    """Whether the host answered that nobody listens there, which is better evidence than silence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A membership or broadcast body arrived over the link to ``peer``."""
+
+    peer: NodeId
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """A timer that the core set has run out."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class MetaChanged:
+    """This node's own metadata changed."""
+
+    meta: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AddressesChanged:
+    """This node can be dialled elsewhere now."""
+
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveRequested:
+    """This node leaves the network in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFound:
+    """Discovery, a seed or a snapshot says that ``node_id`` may be found at ``addresses``: a hint, not a fact."""
+
+    node_id: NodeId
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BroadcastRequested:
+    """Send ``payload`` to every node of the network."""
+
+    payload: bytes
+    ttl: int
+
+
+Event = (
+    Started
+    | LinkOpened
+    | LinkLost
+    | DialFailed
+    | Received
+    | TimerFired
+    | MetaChanged
+    | AddressesChanged
+    | LeaveRequested
+    | PeerFound
+    | BroadcastRequested
+)
+
+# --- effects --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Store this incarnation before any later effect of the same list is executed."""
+
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a body to ``peer`` over its link; dropped and counted if there is none.
+
+    ``key`` lets a newer value replace an older one that is still queued.
+    """
+
+    peer: NodeId
+    body: bytes
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Deliver ``TimerFired(token)`` after ``delay_s`` seconds."""
+
+    token: int
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """Open a link to ``peer`` if there is none."""
+
+    peer: NodeId
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unlink:
+    """Close the link to ``peer``: it is not needed, or it is not who it should be."""
+
+    peer: NodeId
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemberChanged:
+    """Tell the layer above: ``after`` is new, or differs from ``before``."""
+
+    before: Member | None
+    after: Member
+
+
+@dataclass(frozen=True, slots=True)
+class MemberForgotten:
+    """Tell the layer above: a dead or departed member's record was dropped."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Tell the layer above: a broadcast from ``origin`` arrived here for the first time."""
+
+    origin: NodeId
+    origin_incarnation: int
+    sequence: int
+    payload: bytes
+
+
+Effect = Persist | Send | SetTimer | Dial | Unlink | MemberChanged | MemberForgotten | Deliver

@@ -1,0 +1,138 @@
+"""The values users hold: messages, nodes, receipts.
+
+Field names are promises (see ``CHANGELOG.md`` for any change).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from transport.types import Priority
+
+__all__ = ["AgentInfo", "AgentMessage", "AgentNode", "DeliveryStatus", "MessageType", "NodeStatus", "Priority", "Receipt"]
+
+#: Hops a message may take when nothing else is said.
+DEFAULT_TTL = 8
+
+
+class MessageType(enum.IntEnum):
+    """What a message is for.  The numbers are the wire's."""
+
+    STATE_SYNC = 0
+    COMMAND = 1
+    QUERY = 2
+    RESPONSE = 3
+    HEARTBEAT = 4
+    BROADCAST = 5
+
+
+class NodeStatus(enum.Enum):
+    """How a node is doing, as this node knows it."""
+
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+    """Suspected: it stopped answering and may still refute."""
+    DISCONNECTED = "disconnected"
+    """Failed, or left in order."""
+    MAINTENANCE = "maintenance"
+    """Alive, and asking for no new work."""
+
+
+class DeliveryStatus(enum.Enum):
+    """How far a sent message has come."""
+
+    SENT = "sent"
+    """Accepted by this node for the link to the receiver's node."""
+    DELIVERED = "delivered"
+    """Handed to the receiving agent: its handler was called, or it is in its inbox."""
+
+
+@dataclass(slots=True)
+class AgentMessage:
+    """One message between agents.
+
+    Attributes:
+        from_agent: The sending agent's id.
+        to_agent: The receiving agent's id; ``None`` for a broadcast.
+        message_type: What it is for.
+        payload: The content, at most ``MeshConfig.message_bytes_max`` bytes.
+        message_id: Unique in the network: sending node, its incarnation and a sequence number.  Assigned when
+            the message is sent; leave it empty.
+        timestamp: When it was sent, milliseconds since the Unix epoch by the sender's clock.  0: now.
+        ttl: Hops it may take between nodes.
+        priority: A higher one overtakes a lower one.
+        group: The multicast group it was published to, if any.
+        headers: Small key-value extras for the application.
+        from_node: The node that sent it, as authenticated; empty on a message not yet sent.
+    """
+
+    from_agent: int
+    to_agent: int | None
+    message_type: MessageType = MessageType.COMMAND
+    payload: bytes = b""
+    message_id: str = ""
+    timestamp: int = 0
+    ttl: int = DEFAULT_TTL
+    priority: Priority = Priority.NORMAL
+    group: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    from_node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentInfo:
+    """An agent as the network knows it."""
+
+    agent_id: int
+    node_id: str
+    capabilities: tuple[str, ...] = ()
+    name: str = ""
+    tags: tuple[str, ...] = ()
+    version: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentNode:
+    """A node as this node knows it, a snapshot.
+
+    Attributes:
+        node_id: Its name.
+        agent_ids: The agents that run on it.
+        address: Host where it can be dialled; empty if it cannot.
+        port: TCP port.
+        capabilities: Of all its agents, sorted, each once.
+        status: How it is doing.
+        last_heartbeat: When this node last heard from it, milliseconds since the Unix epoch; 0: only by hearsay.
+        metadata: What the node says of itself.
+        incarnation: Grows with every restart and every refuted suspicion.
+    """
+
+    node_id: str
+    agent_ids: tuple[int, ...] = ()
+    address: str = ""
+    port: int = 0
+    capabilities: tuple[str, ...] = ()
+    status: NodeStatus = NodeStatus.ACTIVE
+    last_heartbeat: int = 0
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    incarnation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a message that was sent.
+
+    Attributes:
+        message_id: The id it was given.
+        status: How far it has come.
+        node_id: The node it went to; for a broadcast, empty.
+        nodes: For a broadcast, how many nodes it was handed to directly.
+    """
+
+    message_id: str
+    status: DeliveryStatus
+    node_id: str = ""
+    nodes: int = 1
