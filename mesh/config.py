@@ -99,14 +99,16 @@ class _Section(BaseModel):
 class LinksSection(_Section):
     """Connections between nodes; forwarded to :class:`transport.config.LinkConfig`."""
 
-    keepalive_interval_s: PositiveSeconds = Field(1.0, description="A link that heard nothing for this long is pinged.")
+    keepalive_interval_s: PositiveSeconds = Field(
+        default=1.0, description="A link that heard nothing for this long is pinged."
+    )
     keepalive_timeout_s: PositiveSeconds = Field(
-        4.0,
+        default=4.0,
         description="A link that heard nothing for this long is closed. At least twice `keepalive_interval_s`; "
         "three to four times tolerates a stalled loop.",
     )
     handshake_timeout_s: PositiveSeconds = Field(
-        10.0, description="TLS, WebSocket and hello together must be done within this time."
+        default=10.0, description="TLS, WebSocket and hello together must be done within this time."
     )
 
     @model_validator(mode="after")
@@ -122,9 +124,11 @@ class LinksSection(_Section):
 class GossipSection(_Section):
     """Membership and broadcast; forwarded to :class:`gossip.config.GossipConfig`."""
 
-    heartbeat_interval_s: PositiveSeconds = Field(1.0, description="How often a node tells its peers that it is alive.")
+    heartbeat_interval_s: PositiveSeconds = Field(
+        default=1.0, description="How often a node tells its peers that it is alive."
+    )
     suspicion_timeout_s: PositiveSeconds = Field(
-        2.0, description="How long a suspected node may refute before it is taken for dead."
+        default=2.0, description="How long a suspected node may refute before it is taken for dead."
     )
 
 
@@ -132,27 +136,31 @@ class MessagesSection(_Section):
     """Messages between agents."""
 
     message_bytes_max: int = Field(
-        MESSAGE_BYTES_LIMIT,
+        default=MESSAGE_BYTES_LIMIT,
         ge=1,
         le=MESSAGE_BYTES_LIMIT,
         description="Largest payload of one message, bytes. At most 1 MiB, which is what one frame carries.",
     )
     window_bytes: int = Field(
-        4 * 1024 * 1024,
+        default=4 * 1024 * 1024,
         ge=1024,
         description="Unacknowledged payload bytes to one node before a sender waits. At least `message_bytes_max`; "
         "about bandwidth times round trip.",
     )
     inbox_messages_max: Count = Field(
-        10_000, description="Messages waiting for one agent; beyond it the sender is told to wait."
+        default=10_000, description="Messages waiting for one agent; beyond it the sender is told to wait."
     )
     inbox_bytes_max: int = Field(
-        16 * 1024 * 1024,
+        default=16 * 1024 * 1024,
         ge=1024,
         description="Payload bytes waiting for one agent. At least `message_bytes_max`.",
     )
-    handler_concurrency: Count = Field(64, description="Handler calls of one agent that may run at the same time.")
-    request_timeout_s: PositiveSeconds = Field(5.0, description="How long `request` waits when no timeout is given.")
+    handler_concurrency: Count = Field(
+        default=64, description="Handler calls of one agent that may run at the same time."
+    )
+    request_timeout_s: PositiveSeconds = Field(
+        default=5.0, description="How long `request` waits when no timeout is given."
+    )
 
     @model_validator(mode="after")
     def _one_message_fits(self) -> Self:
@@ -167,9 +175,11 @@ class MessagesSection(_Section):
 class LogsSection(_Section):
     """What `mesh up` logs.  A program that embeds a node configures logging itself."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity that is shown.")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severity that is shown."
+    )
     format: Literal["auto", "console", "json"] = Field(
-        "auto", description="`console` for people, `json` one object a line, `auto`: console on a terminal."
+        default="auto", description="`console` for people, `json` one object a line, `auto`: console on a terminal."
     )
 
 
@@ -208,34 +218,37 @@ class MeshConfig(BaseSettings):
     )
 
     preset: Preset = Field(
-        "lan", description="Timings to start from: `local` (one machine), `lan`, `wan` (slow or lossy paths)."
+        default="lan", description="Timings to start from: `local` (one machine), `lan`, `wan` (slow or lossy paths)."
     )
     network: Annotated[NetworkName, BeforeValidator(_network)] = Field(
-        NetworkName("default"), description="Name of the network; a DNS label. Nodes of other networks are refused."
+        default=NetworkName("default"),
+        description="Name of the network; a DNS label. Nodes of other networks are refused.",
     )
     node_id: Annotated[NodeId, BeforeValidator(_node_id)] | None = Field(
-        None,
+        default=None,
         description="Name of this node; a DNS label, unique in the network. Default: host name plus a short suffix, "
         "kept in the data directory.",
     )
     listen: AddressField = Field(
-        Address("0.0.0.0", 7946),  # noqa: S104 - a node exists to be reached; mutual TLS guards the port
+        default=Address("0.0.0.0", 7946),  # noqa: S104 - a node exists to be reached; mutual TLS guards the port
         description="Address and port to listen on. Port 0: the system picks one.",
     )
     advertise: AddressList = Field(
-        (),
+        default=(),
         description="Addresses that peers are told to dial, best first. Default: those of the interfaces that "
         "`listen` covers.",
     )
-    bootstrap: AddressList = Field((), description="Nodes to try first; tried in parallel, dead ones again for ever.")
-    mdns: bool = Field(True, description="Announce and look for nodes on the local network by multicast DNS.")
+    bootstrap: AddressList = Field(
+        default=(), description="Nodes to try first; tried in parallel, dead ones again for ever."
+    )
+    mdns: bool = Field(default=True, description="Announce and look for nodes on the local network by multicast DNS.")
     data_dir: Annotated[Path, BeforeValidator(_expanded)] | None = Field(
-        None,
+        default=None,
         description="Tree that the nodes of one machine share. Default: `$XDG_STATE_HOME/peermesh` or "
         "`~/.local/state/peermesh`.",
     )
     join_token: SecretStr | None = Field(
-        None, description="From `mesh invite`; only for the first join from another machine or data directory."
+        default=None, description="From `mesh invite`; only for the first join from another machine or data directory."
     )
     links: LinksSection = LinksSection()
     gossip: GossipSection = GossipSection()
