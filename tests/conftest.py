@@ -44,7 +44,15 @@ def pytest_report_header(config: pytest.Config) -> str:
     """Say what a red run needs to be repeated."""
     seed = getattr(config.option, "randomly_seed", None)
     profile = os.environ.get("HYPOTHESIS_PROFILE", "ci")
-    return f"peermesh: hypothesis profile {profile}, CI={in_ci()}, repeat this order with -p randomly -p 'randomly_seed={seed}'"
+    return f"peermesh: hypothesis profile {profile}, CI={in_ci()}; repeat this order with --randomly-seed={seed}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests that share the machine's network configuration one after the other, on one worker."""
+    for item in items:
+        if item.get_closest_marker("system") is not None:
+            item.add_marker(pytest.mark.xdist_group("system"))
 
 
 # --- blocking calls ---------------------------------------------------------------------------------------------
@@ -134,7 +142,7 @@ def _targets() -> str:
     names = []
     for entry in sorted(Path("/proc/self/fd").iterdir(), key=lambda path: int(path.name)):
         try:
-            names.append(os.readlink(entry))
+            names.append(str(entry.readlink()))
         except OSError:
             continue
     return ", ".join(names[-12:])
@@ -161,7 +169,7 @@ async def _task_watch(request: pytest.FixtureRequest) -> AsyncIterator[None]:
     if request.node.get_closest_marker("allow_leaks") is not None:
         return
     deadline = time.monotonic() + _GRACE_S
-    while left := [task for task in asyncio.all_tasks() - before if task is not asyncio.current_task() and not task.done()]:
+    while left := [task for task in asyncio.all_tasks() - before if task is not asyncio.current_task()]:
         if time.monotonic() >= deadline:
             names = ", ".join(f"{task.get_name()} ({task.get_coro()!r})" for task in left)
             for task in left:

@@ -9,9 +9,9 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import pytest
 
@@ -43,7 +43,7 @@ async def eventually(
     while True:
         try:
             found = predicate()
-            value = cast("_T", await found) if inspect.isawaitable(found) else cast("_T", found)
+            value = await found if inspect.isawaitable(found) else found
         except AssertionError as error:
             last = error
         else:
@@ -109,7 +109,7 @@ def require_network_namespaces() -> None:
         missing(f"no network namespaces here: {refused}")
 
 
-def python_files(*folders: str) -> Iterable[Path]:
+def python_files(*folders: str) -> Iterator[Path]:
     """The Python files below these folders of the checkout, sorted, without caches."""
     for folder in folders:
         for path in sorted((ROOT / folder).rglob("*.py")):
@@ -125,8 +125,8 @@ def module_name(path: Path) -> str:
 
 def open_descriptors() -> int | None:
     """How many file descriptors this process has open; ``None`` where the system does not say."""
-    folder = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
+    folder = Path("/proc/self/fd" if sys.platform == "linux" else "/dev/fd")
     try:
-        return len(os.listdir(folder))
+        return sum(1 for _ in folder.iterdir())
     except OSError:
         return None
