@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 
 from transport.types import Priority
 
-__all__ = ["AgentInfo", "AgentMessage", "AgentNode", "DeliveryStatus", "MessageType", "NodeStatus", "Priority", "Receipt"]
+__all__ = [
+    "AgentInfo",
+    "AgentMessage",
+    "AgentNode",
+    "DeliveryStatus",
+    "MessageType",
+    "NodeStatus",
+    "Priority",
+    "Receipt",
+]
 
 #: Hops a message may take when nothing else is said.
 DEFAULT_TTL = 8

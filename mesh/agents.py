@@ -1,0 +1,297 @@
+"""An agent that runs here: its handler or inbox, and the order in which messages reach it.
+
+Messages of one sending agent are handled one after the other, in the order they were sent.  Messages of
+different senders, and queries, run concurrently up to the agent's ``concurrency``.
+
+A task for each message would cost more than everything else together (4 µs of about 2), so there is one for
+each *lane* (one sender's run of waiting messages), and a lane's worker goes on to the next waiting lane when its
+own is empty.  Only when a handler really suspends, which :meth:`LocalAgent._finish` sees to, is another worker
+started for the lanes that wait behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import types
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from typing import Any, Final, NamedTuple, Protocol
+
+from transport.tasks import TaskScope
+
+from .errors import AgentError, NetworkClosed
+from .messaging.body import (
+    F_FLAGS,
+    F_PAYLOAD,
+    F_SEQUENCE,
+    FLAG_ACK,
+    OVERHEAD_BYTES,
+    REFUSED_STOPPED,
+    Message,
+)
+from .messaging.channel import IncomingFlow
+from .types import AgentInfo, AgentMessage, MessageType
+
+Handler = Callable[[AgentMessage], Awaitable[bytes | None]]
+"""What an application gives to ``register_agent``.  The result of a query's handler is the response."""
+
+# What may wait at one agent outside any credit, that is, broadcasts.  Beyond it they are dropped and counted: a
+# broadcast has no one receiver whose slowness could hold its sender back.
+BROADCASTS_WAITING_MAX: Final = 10_000
+
+# How long a worker may go on without giving way to the rest of the node, seconds.
+TURN_S: Final = 0.005
+
+
+class Delivery(NamedTuple):
+    """A message on its way into an agent, with what is due to its sender once the agent has it.
+
+    ``flow`` is ``None`` for a broadcast: nobody counts it and nobody is told.
+    """
+
+    message: AgentMessage
+    raw: Message
+    flow: IncomingFlow | None
+
+
+class Outcomes(Protocol):
+    """Who is told how handlers ended; the courier."""
+
+    def handler_returned(self, delivery: Delivery, result: object) -> None:
+        """A handler ended; for a query the response is due.  It should be bytes or ``None``, but may be anything."""
+        ...
+
+    def handler_raised(self, delivery: Delivery, error: Exception) -> None:
+        """A handler raised."""
+        ...
+
+
+class LocalAgent:
+    """One agent of this node.
+
+    Args:
+        info: What the network knows of it.
+        handler: Called with each message; ``None``: messages wait in the inbox for :meth:`messages`.
+        concurrency: How many handler calls may be under way at once.
+        outcomes: Told how each ended.
+    """
+
+    def __init__(self, info: AgentInfo, handler: Handler | None, *, concurrency: int, outcomes: Outcomes) -> None:
+        self.info = info
+        self.agent_id = info.agent_id
+        self._handler = handler
+        self._concurrency = concurrency
+        self._outcomes = outcomes
+        self._scope = TaskScope(f"agent {info.agent_id}")
+        self._lanes: dict[tuple[str, int, int], deque[Delivery]] = {}
+        self._waiting_lanes: deque[tuple[str, int, int]] = deque()
+        self._workers = 0
+        self._starting = False
+        self._inbox: deque[Delivery] = deque()
+        self._inbox_filled: asyncio.Future[None] | None = None
+        self._broadcasts_waiting = 0
+        self.broadcasts_dropped = 0
+        self.handled = 0
+        self._closed = False
+
+    # --- arriving -----------------------------------------------------------------------------------------------
+
+    def deliver(self, delivery: Delivery) -> bool:
+        """Take a message; ``False`` if it is a broadcast and too many wait already."""
+        if delivery.flow is None:
+            if self._broadcasts_waiting >= BROADCASTS_WAITING_MAX:
+                self.broadcasts_dropped += 1
+                return False
+            self._broadcasts_waiting += 1
+        if self._handler is None:
+            self._put_in_inbox(delivery)
+            return True
+        message = delivery.message
+        # A query gets a lane of its own: it waits for nothing but a free worker.
+        own = delivery.raw[F_SEQUENCE] if message.message_type is MessageType.QUERY else -1
+        key = (message.from_node, message.from_agent, own)
+        lane = self._lanes.get(key)
+        if lane is not None:
+            lane.append(delivery)
+            return True
+        self._lanes[key] = deque((delivery,))
+        self._waiting_lanes.append(key)
+        if not self._starting:
+            self._start_worker()
+        return True
+
+    def _put_in_inbox(self, delivery: Delivery) -> None:
+        self._inbox.append(delivery)
+        if delivery.flow is not None and delivery.raw[F_FLAGS] & FLAG_ACK:
+            delivery.flow.channel.owe_delivered(delivery.raw[F_SEQUENCE])
+        if self._inbox_filled is not None and not self._inbox_filled.done():
+            self._inbox_filled.set_result(None)
+
+    # --- handling -----------------------------------------------------------------------------------------------
+
+    def _start_worker(self) -> None:
+        if self._waiting_lanes and self._workers < self._concurrency and not self._closed:
+            self._workers += 1
+            self._starting = True
+            self._scope.spawn(self._work(), name="worker")
+
+    async def _work(self) -> None:
+        self._starting = False
+        assert self._handler is not None
+        now = asyncio.get_running_loop().time
+        turn_ends = now() + TURN_S
+        try:
+            while self._waiting_lanes:
+                key = self._waiting_lanes.popleft()
+                lane = self._lanes[key]
+                while lane:
+                    delivery = lane.popleft()
+                    self._taken(delivery)
+                    try:
+                        # The first step by hand: most handlers are done with it.  We are inside the worker's task,
+                        # so cancellation, timeouts and context variables behave as with a plain ``await``.
+                        steps = self._handler(delivery.message).__await__()
+                        yielded = next(steps)
+                    except StopIteration as stop:
+                        self.handled += 1
+                        self._outcomes.handler_returned(delivery, stop.value)
+                    except Exception as error:
+                        self._outcomes.handler_raised(delivery, error)
+                    else:
+                        await self._finish(delivery, steps, yielded)
+                    # Handlers that never suspend would keep the loop from everybody else.
+                    if now() > turn_ends:
+                        await asyncio.sleep(0)
+                        turn_ends = now() + TURN_S
+                del self._lanes[key]
+        finally:
+            self._workers -= 1
+
+    async def _finish(self, delivery: Delivery, steps: Generator[Any, Any, Any], yielded: object) -> None:
+        """See a handler through that has suspended, and let another worker serve the lanes behind it."""
+        if not self._starting:
+            self._start_worker()
+        try:
+            result = await _rest(steps, yielded)
+        except Exception as error:
+            self._outcomes.handler_raised(delivery, error)
+        else:
+            self.handled += 1
+            self._outcomes.handler_returned(delivery, result)
+
+    def _taken(self, delivery: Delivery) -> None:
+        """The agent has the message: its sender gets credit back, and an acknowledgement if it waits for one."""
+        flow = delivery.flow
+        if flow is None:
+            self._broadcasts_waiting -= 1
+            return
+        raw = delivery.raw
+        flow.taken(len(raw[F_PAYLOAD]) + OVERHEAD_BYTES)
+        if raw[F_FLAGS] & FLAG_ACK and self._handler is not None:
+            flow.channel.owe_delivered(raw[F_SEQUENCE])
+
+    # --- the inbox ----------------------------------------------------------------------------------------------
+
+    async def messages(self) -> AsyncIterator[AgentMessage]:
+        """The messages for an agent without a handler, as they come; ends when the agent is deregistered.
+
+        Raises:
+            AgentError: The agent has a handler, or somebody else is reading already.
+        """
+        if self._handler is not None:
+            raise AgentError(
+                f"agent {self.agent_id} has a handler, which takes its messages",
+                hint="register it without a handler to iterate over its messages",
+            )
+        if self._inbox_filled is not None:
+            raise AgentError(
+                f"somebody already reads the messages of agent {self.agent_id}",
+                hint="one reader at a time: share its iterator, or register another agent",
+            )
+        self._inbox_filled = asyncio.get_running_loop().create_future()
+        try:
+            while True:
+                while self._inbox:
+                    delivery = self._inbox.popleft()
+                    self._taken(delivery)
+                    self.handled += 1
+                    yield delivery.message
+                if self._closed:
+                    return
+                self._inbox_filled = asyncio.get_running_loop().create_future()
+                await self._inbox_filled
+        finally:
+            self._inbox_filled = None
+
+    @property
+    def waiting(self) -> int:
+        """Messages that have arrived and that the agent has not taken yet."""
+        return len(self._inbox) + sum(len(lane) for lane in self._lanes.values())
+
+    # --- end ----------------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Cancel the running handlers, tell the senders of waiting messages, and end the reader."""
+        self._closed = True
+        await self._scope.close()
+        waiting = [*self._inbox, *(delivery for lane in self._lanes.values() for delivery in lane)]
+        self._inbox.clear()
+        self._lanes.clear()
+        self._waiting_lanes.clear()
+        for message, raw, flow in waiting:
+            if flow is None:
+                continue
+            flow.taken(len(raw[F_PAYLOAD]) + OVERHEAD_BYTES)
+            if message.message_type is MessageType.QUERY:
+                error = NetworkClosed(f"agent {self.agent_id} was deregistered before it took the request")
+                self._outcomes.handler_raised(Delivery(message, raw, flow), error)
+            elif raw[F_FLAGS] & FLAG_ACK and self._handler is not None:
+                flow.channel.owe_refused(raw[F_SEQUENCE], REFUSED_STOPPED)
+        if self._inbox_filled is not None and not self._inbox_filled.done():
+            self._inbox_filled.set_result(None)
+
+
+@types.coroutine
+def _rest(steps: Generator[Any, Any, Any], yielded: object) -> Generator[Any, Any, Any]:
+    """Await what is left of ``steps``, which has just yielded ``yielded``.
+
+    This is PEP 380's expansion of ``yield from`` without its first step.
+    """
+    while True:
+        try:
+            sent = yield yielded
+        except BaseException as error:
+            resume = functools.partial(steps.throw, error)
+        else:
+            resume = functools.partial(steps.send, sent)
+        try:
+            yielded = resume()
+        except StopIteration as stop:
+            return stop.value
+
+
+Deregister = Callable[[], Coroutine[Any, Any, None]]
+
+
+class AgentHandle:
+    """What ``register_agent`` returns: the registration, to be ended by :meth:`deregister` or ``async with``."""
+
+    def __init__(self, info: AgentInfo, deregister: Deregister) -> None:
+        self.info = info
+        self._deregister = deregister
+
+    @property
+    def agent_id(self) -> int:
+        """The agent's id."""
+        return self.info.agent_id
+
+    async def deregister(self) -> None:
+        """Take the agent off the network; harmless when it is gone already."""
+        await self._deregister()
+
+    async def __aenter__(self) -> AgentHandle:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.deregister()

@@ -1,0 +1,193 @@
+"""Every error a user can meet, in one tree under :class:`MeshError`.
+
+::
+
+    MeshError
+    ├── (names, identity, transport, protocol: drawn in transport/errors.py, re-exported here)
+    ├── NetworkClosed                    this node has left the network
+    ├── Superseded                       another process took over this node's id
+    ├── InvalidMessage                   an argument of a send cannot be used
+    │   └── PayloadTooLarge
+    ├── AgentError
+    │   ├── UnknownAgent                 nobody registered this agent id
+    │   ├── AgentIdInUse                 this node already runs an agent of that id
+    │   └── RegistrationTooLarge         this node's agents do not fit what it may say of itself
+    ├── UnknownNode                      no member of that name
+    ├── DeliveryError
+    │   ├── NotDelivered                 the receiver's node refused the message or was not reached
+    │   └── DeliveryUncertain            it may or may not have arrived: the link broke, or time ran out
+    │       ├── DeliveryTimeout          no acknowledgement in time
+    │       └── RequestTimeout           no response in time: the request may have been carried out
+    ├── RemoteError                      the receiving agent's handler raised
+    ├── ConfigError                      a setting cannot be used
+    └── ControlError                     the running node's control socket
+        ├── NodeNotRunning
+        └── AmbiguousNode
+
+Each says what failed, whether anything changed, and what to do next.
+"""
+
+from __future__ import annotations
+
+from transport.errors import (
+    CertificateRejected,
+    DataDirectoryError,
+    DialError,
+    EnrolmentRefused,
+    HandshakeFailed,
+    IdentityError,
+    InsecureKeyFile,
+    InvalidAddress,
+    InvalidName,
+    LinkClosed,
+    ListenError,
+    LocalProtocolError,
+    MeshError,
+    NodeIdInUse,
+    PeerRefused,
+    PeerUnreachable,
+    ProtocolError,
+    RemoteProtocolError,
+    TokenError,
+    TokenExpired,
+    TokenMalformed,
+    TokenUnknown,
+    TokenUsed,
+    TokenWrongNetwork,
+    TransportError,
+)
+
+__all__ = [
+    "AgentError",
+    "AgentIdInUse",
+    "AmbiguousNode",
+    "CertificateRejected",
+    "ConfigError",
+    "ControlError",
+    "DataDirectoryError",
+    "DeliveryError",
+    "DeliveryTimeout",
+    "DeliveryUncertain",
+    "DialError",
+    "EnrolmentRefused",
+    "HandshakeFailed",
+    "IdentityError",
+    "InsecureKeyFile",
+    "InvalidAddress",
+    "InvalidMessage",
+    "InvalidName",
+    "LinkClosed",
+    "ListenError",
+    "LocalProtocolError",
+    "MeshError",
+    "NetworkClosed",
+    "NodeIdInUse",
+    "NodeNotRunning",
+    "NotDelivered",
+    "PayloadTooLarge",
+    "PeerRefused",
+    "PeerUnreachable",
+    "ProtocolError",
+    "RegistrationTooLarge",
+    "RemoteError",
+    "RemoteProtocolError",
+    "RequestTimeout",
+    "Superseded",
+    "TokenError",
+    "TokenExpired",
+    "TokenMalformed",
+    "TokenUnknown",
+    "TokenUsed",
+    "TokenWrongNetwork",
+    "TransportError",
+    "UnknownAgent",
+    "UnknownNode",
+]
+
+
+class NetworkClosed(MeshError):
+    """This node has left the network, or has not joined it yet."""
+
+
+class Superseded(MeshError):
+    """Another process runs under this node's id and is newer; this one has left the network."""
+
+
+class InvalidMessage(MeshError, ValueError):
+    """An argument of a send cannot be used; nothing was sent."""
+
+
+class PayloadTooLarge(InvalidMessage):
+    """The payload is above ``messages.bytes_max``; nothing was sent."""
+
+
+class AgentError(MeshError):
+    """Something about an agent id."""
+
+
+class UnknownAgent(AgentError, LookupError):
+    """Nobody in the network registered this agent id, as far as this node knows."""
+
+
+class AgentIdInUse(AgentError):
+    """This node already runs an agent of that id."""
+
+
+class RegistrationTooLarge(AgentError):
+    """What this node says of itself and its agents would not fit its bound."""
+
+
+class UnknownNode(MeshError, LookupError):
+    """No member of the network has that name."""
+
+
+class DeliveryError(MeshError):
+    """A message did not arrive, or nobody said that it did."""
+
+
+class NotDelivered(DeliveryError):
+    """The message was not handed to the agent, and will not be."""
+
+
+class DeliveryUncertain(DeliveryError):
+    """The message may or may not have been handed to the agent: the link broke before anybody could tell."""
+
+    changed = True
+
+
+class DeliveryTimeout(DeliveryUncertain, TimeoutError):
+    """No acknowledgement in time: the message may or may not have been handed to the agent."""
+
+
+class RequestTimeout(DeliveryUncertain, TimeoutError):
+    """No response in time: the request may have been carried out."""
+
+
+class RemoteError(MeshError):
+    """The receiving agent's handler raised.
+
+    Attributes:
+        kind: The name of the exception class it raised.
+    """
+
+    changed = True
+
+    def __init__(self, message: str, *, kind: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.kind = kind
+
+
+class ConfigError(MeshError, ValueError):
+    """A setting cannot be used."""
+
+
+class ControlError(MeshError):
+    """The control socket of a running node could not be used."""
+
+
+class NodeNotRunning(ControlError):
+    """No node runs in this data directory."""
+
+
+class AmbiguousNode(ControlError):
+    """Several nodes run in this data directory and none was named."""

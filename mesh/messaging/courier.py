@@ -1,0 +1,558 @@
+"""The shell that carries messages: from a call to a channel, and from a link to an agent.
+
+One courier a node.  Outgoing: find the agent's node, wait for a channel and for credit, post, and flush all
+channels once at the end of the loop's turn.  Incoming: decode, hand to agents, settle calls.  No task, queue hop
+or lock for a message on either path; only what must wait costs a future.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+import structlog
+
+from mesh.agents import Delivery, LocalAgent
+from mesh.errors import (
+    DeliveryTimeout,
+    DeliveryUncertain,
+    NetworkClosed,
+    NotDelivered,
+    RemoteError,
+    RequestTimeout,
+    UnknownAgent,
+)
+from mesh.types import DeliveryStatus, MessageType, Receipt
+from transport.clock import Clock
+from transport.errors import LinkClosed
+from transport.link import CloseReason, Link
+from transport.tasks import TaskScope
+from transport.types import Priority
+from transport.wire import Envelope, Kind
+
+from .body import (
+    ERROR_BAD_RESULT,
+    ERROR_HANDLER_RAISED,
+    ERROR_UNKNOWN_AGENT,
+    F_CORRELATION,
+    F_FLAGS,
+    F_FROM,
+    F_PAYLOAD,
+    F_SEQUENCE,
+    F_TO,
+    F_TYPE,
+    FLAG_ACK,
+    FLAG_ERROR,
+    OVERHEAD_BYTES,
+    REFUSED,
+    REFUSED_UNKNOWN_AGENT,
+    Batch,
+    Message,
+    decode_acks,
+    decode_batch,
+    decode_broadcast,
+    decode_error,
+    encode_broadcast,
+    encode_error,
+    message_id_prefix,
+    to_agent_message,
+)
+from .channel import Channel, IncomingFlow
+from .flow import SendWindow
+from .loopback import LoopbackLink
+
+log = structlog.get_logger("mesh.messaging")
+
+# A sender that never has to wait gives way to the loop after this much, so that links and handlers run and the
+# bodies that it fills leave while it fills the next.
+BURST_BYTES: Final = 128 * 1024
+
+_RESPONSE: Final = int(MessageType.RESPONSE)
+_QUERY: Final = int(MessageType.QUERY)
+
+
+class Parcel(NamedTuple):
+    """A message that was checked and is ready to go: everything but its sequence."""
+
+    to_agent: int
+    from_agent: int
+    kind: MessageType
+    payload: bytes
+    priority: Priority
+    ttl: int
+    timestamp_ms: int = 0
+    headers: Mapping[str, str] | None = None
+    group: str | None = None
+
+    def message(self, sequence: int, flags: int, now_ms: int) -> Message:
+        """The message in wire order; fields that are empty are left off at the end."""
+        offset = self.timestamp_ms - now_ms if self.timestamp_ms else 0
+        message: Message = [sequence, int(self.kind), self.from_agent, self.to_agent, flags, self.payload, offset]
+        if self.group is not None:
+            message += [None, dict(self.headers) if self.headers else None, self.group]
+        elif self.headers:
+            message += [None, dict(self.headers)]
+        return message
+
+
+class Route:
+    """The way to one agent: its node's channel, and the credit there."""
+
+    __slots__ = ("channel", "window")
+
+    def __init__(self, channel: Channel, window: SendWindow) -> None:
+        self.channel = channel
+        self.window = window
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether a message could be posted this instant."""
+        return self.window.is_open and not self.channel.is_congested
+
+
+class _Call:
+    """A query that waits for its response."""
+
+    __slots__ = ("channel", "future")
+
+    def __init__(self, future: asyncio.Future[bytes], channel: Channel) -> None:
+        self.future = future
+        self.channel = channel
+
+
+class Courier:
+    """Carries messages between the agents of this node and those of others.
+
+    Args:
+        node_id: This node.
+        life: Its life (see :mod:`gossip.incarnation`); with the sequence it makes message ids unique.
+        clock: For timestamps.
+        window_bytes: How far a sender may run ahead of each of our agents.
+        locate: The node that an agent runs on, ``None`` if unknown.
+        broadcast: Hands a payload to gossip for every other node.
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        life: int,
+        *,
+        clock: Clock,
+        window_bytes: int,
+        locate: Callable[[int], str | None],
+        broadcast: Callable[[bytes, int], object],
+    ) -> None:
+        self.node_id = node_id
+        self._life = life
+        self._clock = clock
+        self._window_bytes = window_bytes
+        self._locate = locate
+        self._broadcast = broadcast
+        self.agents: dict[int, LocalAgent] = {}
+        self._channels: dict[str, Channel] = {}
+        self._by_link: dict[Link, Channel] = {}
+        self._dirty: list[Channel] = []
+        self._burst_bytes = 0
+        self._sequence = 0
+        self._id_prefix = message_id_prefix(node_id, life)
+        self._calls: dict[int, _Call] = {}
+        self._routes: dict[int, Route] = {}
+        # Who waits for an agent to be located or a node to be linked; woken at every change of either.
+        self._news: list[asyncio.Future[None]] = []
+        self._scope = TaskScope("courier")
+        self._closed = False
+        self.counters: dict[str, int] = dict.fromkeys(
+            ("received", "broadcasts_sent", "broadcasts_received", "dropped_unknown_agent",
+             "dropped_late_response", "dropped_no_link", "handler_errors"), 0
+        )  # fmt: skip
+        self._loopback = LoopbackLink(node_id, life, self.envelopes_received)
+        self.link_opened(self._loopback)
+
+    # --- links --------------------------------------------------------------------------------------------------
+
+    def link_opened(self, link: Link) -> None:
+        """A link is up: messages can flow."""
+        channel = Channel(
+            link, life=self._life, now_ms=self._now_ms, dirty=self._mark_dirty, window_bytes=self._window_bytes
+        )
+        self._by_link[link] = channel
+        self._channels[channel.node_id] = channel
+        self.news()
+
+    def link_closed(self, link: Link, reason: CloseReason, detail: str) -> None:
+        """A link is gone: everything that waited for it learns so."""
+        channel = self._by_link.pop(link, None)
+        if channel is None:
+            return
+        if self._channels.get(channel.node_id) is channel:
+            del self._channels[channel.node_id]
+        channel.close()
+        self.news()
+        for call in self._calls.values():
+            if call.channel is channel and not call.future.done():
+                call.future.set_exception(
+                    DeliveryUncertain(
+                        f"the link to {channel.node_id} broke ({reason.name.lower()}{': ' if detail else ''}{detail}) "
+                        "before it responded; the request may have been carried out"
+                    )
+                )
+
+    def _now_ms(self) -> int:
+        return int(self._clock.wall() * 1000)
+
+    def news(self) -> None:
+        """Links or agents' places changed: routes are found afresh, and who waits for one looks again."""
+        self._routes.clear()
+        waiters, self._news = self._news, []
+        for future in waiters:
+            if not future.done():
+                future.set_result(None)
+
+    # --- sending ------------------------------------------------------------------------------------------------
+
+    async def send(self, parcel: Parcel, *, ack: bool, timeout_s: float) -> Receipt:
+        """Send one message.
+
+        Returns at once when it was accepted for the link, or with ``ack`` when the agent has it.
+
+        Raises:
+            UnknownAgent, NotDelivered, DeliveryTimeout, DeliveryUncertain, NetworkClosed: See each.
+        """
+        route = self._routes.get(parcel.to_agent)
+        if route is None or not route.is_clear:
+            route, timeout_s = await self._wait_route(parcel.to_agent, timeout_s)
+        sequence = self._next_sequence()
+        if ack:
+            return await self._send_acked(route, parcel, sequence, timeout_s)
+        self._post(route, parcel, sequence, 0)
+        if self._burst_bytes >= BURST_BYTES:
+            self._burst_bytes = 0
+            await asyncio.sleep(0)
+        return Receipt(f"{self._id_prefix}{sequence:x}", DeliveryStatus.SENT, route.channel.node_id)
+
+    async def _send_acked(self, route: Route, parcel: Parcel, sequence: int, timeout_s: float) -> Receipt:
+        loop = asyncio.get_running_loop()
+        channel = route.channel
+        future: asyncio.Future[int] = loop.create_future()
+        channel.unacked[sequence] = future
+        timer = loop.call_later(timeout_s, _expire, future)
+        self._post(route, parcel, sequence, FLAG_ACK)
+        try:
+            code = await future
+        except TimeoutError:
+            raise DeliveryTimeout(
+                f"agent {parcel.to_agent} on {channel.node_id} did not take the message within {timeout_s:.3g} s; "
+                "it may still do so",
+                hint="send again only if the agent can take it twice, or give it more time",
+            ) from None
+        except LinkClosed as error:
+            raise DeliveryUncertain(error.message) from error
+        finally:
+            timer.cancel()
+            channel.unacked.pop(sequence, None)
+        if code:
+            text = REFUSED.get(code, f"refused with code {code}")
+            raise NotDelivered(f"agent {parcel.to_agent} on {channel.node_id} was not reached: {text}")
+        return Receipt(f"{self._id_prefix}{sequence:x}", DeliveryStatus.DELIVERED, channel.node_id)
+
+    async def request(self, parcel: Parcel, *, timeout_s: float) -> bytes:
+        """Send a query and return the response's payload.
+
+        Raises:
+            UnknownAgent, NotDelivered, RequestTimeout, DeliveryUncertain, RemoteError, NetworkClosed: See each.
+        """
+        route = self._routes.get(parcel.to_agent)
+        if route is None or not route.is_clear:
+            route, timeout_s = await self._wait_route(parcel.to_agent, timeout_s)
+        channel = route.channel
+        loop = asyncio.get_running_loop()
+        sequence = self._next_sequence()
+        future: asyncio.Future[bytes] = loop.create_future()
+        self._calls[sequence] = _Call(future, channel)
+        timer = loop.call_later(timeout_s, _expire, future)
+        self._post(route, parcel, sequence, 0)
+        try:
+            return await future
+        except TimeoutError:
+            raise RequestTimeout(
+                f"agent {parcel.to_agent} on {channel.node_id} did not respond within {timeout_s:.3g} s; "
+                "the request may have been carried out",
+                hint="give it more time, or look at that node's handler",
+            ) from None
+        finally:
+            timer.cancel()
+            del self._calls[sequence]
+
+    def broadcast(self, parcel: Parcel) -> Receipt:
+        """Send one message to every agent of every node; gossip carries it."""
+        self._check_open()
+        sequence = self._next_sequence()
+        now_ms = self._now_ms()
+        message = parcel.message(sequence, 0, now_ms)
+        payload = encode_broadcast(message, now_ms, parcel.priority)
+        self._broadcast(payload, parcel.ttl)
+        self.counters["broadcasts_sent"] += 1
+        # Our own agents hear it as well, the sender excepted; decoded afresh so that nobody shares our objects.
+        self.broadcast_received(self.node_id, self._life, payload)
+        linked = sum(1 for channel in self._channels.values() if channel.link is not self._loopback)
+        return Receipt(f"{self._id_prefix}{sequence:x}", DeliveryStatus.SENT, "", linked)
+
+    def respond(self, node_id: str, query_sequence: int, parcel: Parcel, flags: int = 0) -> bool:
+        """Send the response to a query; ``False`` if its asker cannot be reached any more."""
+        channel = self._channels.get(node_id)
+        if channel is None or self._closed:
+            self.counters["dropped_no_link"] += 1
+            return False
+        message = parcel.message(self._next_sequence(), flags, self._now_ms())
+        if len(message) > F_CORRELATION:
+            message[F_CORRELATION] = query_sequence
+        else:
+            message.append(query_sequence)
+        channel.post(message, parcel.priority, parcel.ttl)
+        return True
+
+    def _next_sequence(self) -> int:
+        self._sequence += 1
+        return self._sequence
+
+    def _post(self, route: Route, parcel: Parcel, sequence: int, flags: int) -> None:
+        now_ms = self._now_ms() if parcel.timestamp_ms else 0
+        cost = route.channel.post(parcel.message(sequence, flags, now_ms), parcel.priority, parcel.ttl)
+        route.window.sent_bytes += cost
+        self._burst_bytes += cost
+
+    def _find_route(self, agent_id: int) -> Route | None:
+        """The way to ``agent_id`` as things are; remembered until anything changes that it depends on."""
+        if self._closed:
+            raise NetworkClosed("this node has left the network", hint="join again")
+        node_id = self._node_of(agent_id)
+        channel = self._channels.get(node_id) if node_id is not None else None
+        if channel is None:
+            return None
+        route = self._routes[agent_id] = Route(channel, channel.window(agent_id))
+        return route
+
+    def _node_of(self, agent_id: int) -> str | None:
+        return self.node_id if agent_id in self.agents else self._locate(agent_id)
+
+    async def _wait_route(self, agent_id: int, timeout_s: float) -> tuple[Route, float]:
+        """Wait until a message to the agent can be posted; returns the way and what is left of the time."""
+        now = asyncio.get_running_loop().time
+        started = now()
+        route = self._find_route(agent_id)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while route is None or not route.is_clear:
+                    if route is None:
+                        await self._wait_news()
+                    else:
+                        # When the link closes meanwhile, another may come up before the time is over.
+                        with contextlib.suppress(LinkClosed):
+                            await route.channel.wait_ready(agent_id)
+                    route = self._find_route(agent_id)
+        except TimeoutError:
+            raise self._why_no_route(agent_id, timeout_s) from None
+        return route, max(0.0, timeout_s - (now() - started))
+
+    def _why_no_route(self, agent_id: int, timeout_s: float) -> Exception:
+        node_id = self._node_of(agent_id)
+        if node_id is None:
+            return UnknownAgent(
+                f"no node of the network runs agent {agent_id}",
+                hint="`mesh agents` lists those that this node knows of",
+            )
+        if node_id not in self._channels:
+            return NotDelivered(f"agent {agent_id} is on {node_id}, and there was no link to it for {timeout_s:.3g} s")
+        return NotDelivered(
+            f"agent {agent_id} on {node_id} takes messages too slowly: no room for another within {timeout_s:.3g} s",
+            hint="send less, wait longer, or give the agent more concurrency",
+        )
+
+    async def _wait_news(self) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._news.append(future)
+        await future
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise NetworkClosed("this node has left the network", hint="join again")
+
+    # --- flushing -----------------------------------------------------------------------------------------------
+
+    def _mark_dirty(self, channel: Channel) -> None:
+        if not self._dirty:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._dirty.append(channel)
+
+    def flush(self) -> None:
+        """Hand what waits in all channels to their links; once a turn of the loop."""
+        self._burst_bytes = 0
+        dirty, self._dirty = self._dirty, []
+        for channel in dirty:
+            channel.flush()
+            if channel.is_congested and not channel.unsticking:
+                channel.unsticking = True
+                self._scope.spawn(self._unstick(channel), name=f"wait for room to {channel.node_id}")
+
+    async def _unstick(self, channel: Channel) -> None:
+        try:
+            while channel.is_open and (lane := channel.stuck_lane) is not None:
+                await channel.link.wait_writable(lane)
+                channel.unstick()
+        except LinkClosed:
+            pass  # the link's end is told to everybody by link_closed
+        finally:
+            channel.unsticking = False
+
+    # --- receiving ----------------------------------------------------------------------------------------------
+
+    def envelopes_received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
+        """Envelopes that are not gossip's arrived on ``link``.
+
+        Raises:
+            RemoteProtocolError: One of them is not allowed; the link is closed.
+        """
+        channel = self._by_link.get(link)
+        if channel is None:
+            return
+        for envelope in envelopes:
+            if envelope.kind == Kind.MESSAGES:
+                self._messages_received(channel, decode_batch(envelope.body), envelope.ttl)
+            elif envelope.kind == Kind.ACKS:
+                channel.handle_acks(decode_acks(envelope.body))
+
+    def _messages_received(self, channel: Channel, batch: Batch, ttl: int) -> None:
+        origin = channel.node_id
+        prefix = message_id_prefix(origin, batch.life)
+        self.counters["received"] += len(batch.messages)
+        flow: IncomingFlow | None = None
+        agent: LocalAgent | None = None
+        for message in batch.messages:
+            if message[F_TYPE] == _RESPONSE:
+                self._response_received(channel, message)
+                continue
+            # Neighbours in a batch are mostly for the same agent.
+            if flow is None or message[F_TO] != flow.agent_id:
+                flow = channel.incoming(message[F_TO])
+                agent = self.agents.get(message[F_TO])
+            flow.window.receive(len(message[F_PAYLOAD]) + OVERHEAD_BYTES)
+            if agent is None:
+                self._refuse(channel, flow, message)
+            else:
+                agent.deliver(Delivery(to_agent_message(message, batch, origin, ttl, prefix), message, flow))
+
+    def _refuse(self, channel: Channel, flow: IncomingFlow, message: Message) -> None:
+        """Nobody here has that agent id: say so to whoever waits to hear."""
+        flow.taken(len(message[F_PAYLOAD]) + OVERHEAD_BYTES)
+        self.counters["dropped_unknown_agent"] += 1
+        if message[F_TYPE] == _QUERY:
+            self._respond_error(
+                channel.node_id, message, ERROR_UNKNOWN_AGENT, "", f"node {self.node_id} runs no agent {message[F_TO]}"
+            )
+        elif message[F_FLAGS] & FLAG_ACK:
+            channel.owe_refused(message[F_SEQUENCE], REFUSED_UNKNOWN_AGENT)
+        else:
+            log.info("message for an agent that is not here", agent=message[F_TO], peer=channel.node_id)
+
+    def _response_received(self, channel: Channel, message: Message) -> None:
+        correlation = message[F_CORRELATION] if len(message) > F_CORRELATION else None
+        call = self._calls.get(correlation) if correlation is not None else None
+        # Only the node that was asked can answer: a sequence is easy to guess.
+        if call is None or call.channel is not channel or call.future.done():
+            self.counters["dropped_late_response"] += 1
+            return
+        if not message[F_FLAGS] & FLAG_ERROR:
+            call.future.set_result(message[F_PAYLOAD])
+            return
+        code, kind, text = decode_error(message[F_PAYLOAD])
+        if code == ERROR_UNKNOWN_AGENT:
+            call.future.set_exception(UnknownAgent(text))
+        else:
+            call.future.set_exception(RemoteError(text, kind=kind))
+
+    def broadcast_received(self, origin: str, life: int, payload: bytes) -> None:
+        """A broadcast arrived for every agent here.
+
+        Raises:
+            RemoteProtocolError: Its payload is not a message.
+        """
+        batch = decode_broadcast(payload, life)
+        message = batch.messages[0]
+        self.counters["broadcasts_received"] += 1
+        prefix = message_id_prefix(origin, life)
+        for agent in self.agents.values():
+            if origin == self.node_id and agent.agent_id == message[F_FROM]:
+                continue
+            seen = to_agent_message(message, batch, origin, 0, prefix)
+            seen.to_agent = None
+            agent.deliver(Delivery(seen, message, None))
+
+    # --- outcomes of handlers -----------------------------------------------------------------------------------
+
+    def handler_returned(self, delivery: Delivery, result: object) -> None:
+        """See :class:`mesh.agents.Outcomes`."""
+        raw = delivery.raw
+        if raw[F_TYPE] != _QUERY or delivery.flow is None:
+            return
+        if result is None:
+            result = b""
+        if not isinstance(result, bytes):
+            self.counters["handler_errors"] += 1
+            kind = type(result).__name__
+            log.error("handler returned something that is not bytes", agent=raw[F_TO], returned=kind)
+            text = f"the handler of agent {raw[F_TO]} returned {kind}, not bytes"
+            self._respond_error(delivery.message.from_node, raw, ERROR_BAD_RESULT, kind, text)
+            return
+        message = delivery.message
+        parcel = Parcel(raw[F_FROM], raw[F_TO], MessageType.RESPONSE, result, message.priority, message.ttl)
+        self.respond(message.from_node, raw[F_SEQUENCE], parcel)
+
+    def handler_raised(self, delivery: Delivery, error: Exception) -> None:
+        """See :class:`mesh.agents.Outcomes`."""
+        self.counters["handler_errors"] += 1
+        raw = delivery.raw
+        log.warning("handler raised", agent=delivery.raw[F_TO], message_id=delivery.message.message_id, exc_info=error)
+        if raw[F_TYPE] == _QUERY and delivery.flow is not None:
+            kind = type(error).__name__
+            self._respond_error(delivery.message.from_node, raw, ERROR_HANDLER_RAISED, kind, f"{kind}: {error}")
+
+    def _respond_error(self, node_id: str, query: Message, code: int, kind: str, text: str) -> None:
+        payload = encode_error(code, kind, text)
+        parcel = Parcel(query[F_FROM], query[F_TO], MessageType.RESPONSE, payload, Priority.NORMAL, 8)
+        self.respond(node_id, query[F_SEQUENCE], parcel, FLAG_ERROR)
+
+    # --- end ----------------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Stop taking messages, flush what was accepted, and tell everybody who waits."""
+        self.flush()
+        self._closed = True
+        for agent in list(self.agents.values()):
+            await agent.close()
+        self.flush()
+        for call in self._calls.values():
+            if not call.future.done():
+                call.future.set_exception(NetworkClosed("this node left the network before the response came"))
+        self.news()
+        for channel in list(self._channels.values()):
+            channel.close()
+        await self._scope.close()
+
+    def statistics(self) -> dict[str, int]:
+        """Counters since the start, and what waits now."""
+        return {
+            **self.counters,
+            "sent": self._sequence,
+            "handled": sum(agent.handled for agent in self.agents.values()),
+            "waiting": sum(agent.waiting for agent in self.agents.values()),
+            "broadcasts_dropped": sum(agent.broadcasts_dropped for agent in self.agents.values()),
+            "calls_waiting": len(self._calls),
+            "channels": len(self._channels) - 1,
+        }
+
+
+def _expire(future: asyncio.Future[int] | asyncio.Future[bytes]) -> None:
+    if not future.done():
+        future.set_exception(TimeoutError())

@@ -1,0 +1,51 @@
+"""Task ownership for shells: every background task has an owner that ends it.
+
+``asyncio.TaskGroup`` ends all its tasks when one fails, which is right for a unit of work and wrong for a node:
+one agent's failure must not take the others down.  A :class:`TaskScope` only logs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+log = structlog.get_logger("mesh.transport")
+
+
+class TaskScope:
+    """Background tasks of one owner; ``close`` cancels and awaits whatever still runs."""
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any] | None:
+        """Run ``coroutine`` as a task of this scope; after ``close`` it is discarded and ``None`` returned."""
+        if self._closed:
+            coroutine.close()
+            return None
+        task = asyncio.get_running_loop().create_task(coroutine, name=f"{self._owner}: {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("background task failed", task=task.get_name(), exc_info=error)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    async def close(self) -> None:
+        """Cancel every task and wait until all have ended; the caller's own task is left out."""
+        self._closed = True
+        current = asyncio.current_task()
+        while tasks := [task for task in self._tasks if task is not current]:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
