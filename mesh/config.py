@@ -10,7 +10,7 @@ timeout that is silently ignored is found in production.  ``docs/configuration.m
 compares it with this file.
 
 Only this module imports pydantic-settings; the layers below take the plain dataclasses that
-:meth:`LinksSection.to_link_config` and :meth:`GossipSection.to_gossip_config` return.
+:meth:`MeshConfig.link_config` and :meth:`MeshConfig.gossip_config` return.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -43,6 +44,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from gossip.config import GossipConfig
+from transport.config import LinkConfig
 from transport.errors import MeshError
 from transport.types import Address, NetworkName, NodeId, network_name, node_id
 
@@ -59,6 +62,19 @@ _FOREIGN_ENV: Final = re.compile(
 
 #: What one frame can carry, less room for headers; a message larger than this could never be sent.
 MESSAGE_BYTES_LIMIT: Final = 1024 * 1024
+
+
+# The preset "lan" is the default, so its values are the fields' defaults.
+_LINKS: Final = LinkConfig.lan()
+_GOSSIP: Final = GossipConfig.lan()
+
+
+def _accepted(build: Callable[[], object]) -> None:
+    """Let the layer below judge bounds and relations: it knows why they are there."""
+    try:
+        build()
+    except MeshError as error:
+        raise ValueError(str(error)) from error
 
 
 def _address(value: object) -> object:
@@ -97,39 +113,83 @@ class _Section(BaseModel):
 
 
 class LinksSection(_Section):
-    """Connections between nodes; forwarded to :class:`transport.config.LinkConfig`."""
+    """Connections between nodes; the rest of :class:`transport.config.LinkConfig` is the preset's."""
 
     keepalive_interval_s: PositiveSeconds = Field(
-        default=1.0, description="A link that heard nothing for this long is pinged."
+        default=_LINKS.keepalive_interval_s,
+        description="A ping is sent when nothing was sent or nothing was received for this long.",
     )
     keepalive_timeout_s: PositiveSeconds = Field(
-        default=4.0,
-        description="A link that heard nothing for this long is closed. At least twice `keepalive_interval_s`; "
+        default=_LINKS.keepalive_timeout_s,
+        description="A link is dead when nothing was received for this long. At least twice `keepalive_interval_s`; "
         "three to four times tolerates a stalled loop.",
     )
     handshake_timeout_s: PositiveSeconds = Field(
-        default=10.0, description="TLS, WebSocket and hello together must be done within this time."
+        default=_LINKS.handshake_timeout_s,
+        description="What an accepted connection may take for TLS, WebSocket and hello together.",
+    )
+    dial_timeout_s: PositiveSeconds = Field(
+        default=_LINKS.dial_timeout_s, description="What dialling may take, from name resolution to hello."
+    )
+    links_max: Count = Field(
+        default=_LINKS.links_max, description="Open links; more are refused. An idle link costs under 80 KiB."
+    )
+    handshakes_max: Count = Field(
+        default=_LINKS.handshakes_max,
+        description="Accepted connections that have not finished their handshake; one more evicts the oldest.",
+    )
+    handshakes_per_host_max: Count = Field(
+        default=_LINKS.handshakes_per_host_max,
+        description="The same for one IP address. Not above `handshakes_max` to have an effect.",
+    )
+    lane_envelopes_max: Count = Field(
+        default=_LINKS.lane_envelopes_max, description="Envelopes that one priority of one link queues."
+    )
+    lane_bytes_max: int = Field(
+        default=_LINKS.lane_bytes_max, description="Bytes that one priority of one link queues."
     )
 
     @model_validator(mode="after")
-    def _timeout_leaves_room(self) -> Self:
-        if self.keepalive_timeout_s < 2 * self.keepalive_interval_s:
-            raise ValueError(
-                f"keepalive_timeout_s ({self.keepalive_timeout_s:g}) must be at least twice "
-                f"keepalive_interval_s ({self.keepalive_interval_s:g}), or one lost ping cuts a healthy link"
-            )
+    def _accepted_below(self) -> Self:
+        _accepted(lambda: LinkConfig(**self.model_dump()))
         return self
 
 
 class GossipSection(_Section):
-    """Membership and broadcast; forwarded to :class:`gossip.config.GossipConfig`."""
+    """Membership; the rest of :class:`gossip.config.GossipConfig` is the preset's."""
 
     heartbeat_interval_s: PositiveSeconds = Field(
-        default=1.0, description="How often a node tells its peers that it is alive."
+        default=_GOSSIP.heartbeat_interval_s,
+        description="How often a node tells its peers that it is alive; also the pace of anti-entropy.",
     )
-    suspicion_timeout_s: PositiveSeconds = Field(
-        default=2.0, description="How long a suspected node may refute before it is taken for dead."
+    suspicion_s: PositiveSeconds = Field(
+        default=_GOSSIP.suspicion_s,
+        description="How long a suspect may refute before it is taken for dead. Above a few round trips plus the "
+        "longest pause of a healthy node.",
     )
+    suspicion_refused_s: PositiveSeconds = Field(
+        default=_GOSSIP.suspicion_refused_s,
+        description="The same once its host refused a connection. At most `suspicion_s`.",
+    )
+    dial_backoff_s_min: PositiveSeconds = Field(
+        default=_GOSSIP.dial_backoff_s_min, description="Longest wait after the first failed dial; then it doubles."
+    )
+    dial_backoff_s_max: PositiveSeconds = Field(
+        default=_GOSSIP.dial_backoff_s_max,
+        description="Where the doubling ends. At least `dial_backoff_s_min`.",
+    )
+    heal_interval_s: PositiveSeconds = Field(
+        default=_GOSSIP.heal_interval_s, description="How often a failed node is dialled again, for ever."
+    )
+    dead_retention_s: PositiveSeconds = Field(
+        default=_GOSSIP.dead_retention_s, description="How long a failed or departed node stays visible."
+    )
+    members_max: Count = Field(default=_GOSSIP.members_max, description="Nodes that are remembered.")
+
+    @model_validator(mode="after")
+    def _accepted_below(self) -> Self:
+        _accepted(lambda: GossipConfig(**self.model_dump()))
+        return self
 
 
 class MessagesSection(_Section):
@@ -185,17 +245,16 @@ class LogsSection(_Section):
 
 Preset = Literal["local", "lan", "wan"]
 
-#: What a preset changes, relative to the defaults.  ``lan`` is the defaults.
+_LINK_PRESETS: Final = {"local": LinkConfig.local(), "lan": LinkConfig.lan(), "wan": LinkConfig.wan()}
+_GOSSIP_PRESETS: Final = {"local": GossipConfig.local(), "lan": GossipConfig.lan(), "wan": GossipConfig.wan()}
+
+#: What each preset sets, section by section.
 PRESETS: Final[Mapping[str, Mapping[str, Mapping[str, object]]]] = {
-    "local": {
-        "links": {"keepalive_interval_s": 0.5, "keepalive_timeout_s": 2.0},
-        "gossip": {"heartbeat_interval_s": 0.5, "suspicion_timeout_s": 1.0},
-    },
-    "lan": {},
-    "wan": {
-        "links": {"keepalive_interval_s": 3.0, "keepalive_timeout_s": 12.0},
-        "gossip": {"heartbeat_interval_s": 2.0, "suspicion_timeout_s": 6.0},
-    },
+    name: {
+        "links": {key: getattr(_LINK_PRESETS[name], key) for key in LinksSection.model_fields},
+        "gossip": {key: getattr(_GOSSIP_PRESETS[name], key) for key in GossipSection.model_fields},
+    }
+    for name in _LINK_PRESETS
 }
 
 
@@ -293,6 +352,15 @@ class MeshConfig(BaseSettings):
             )
         merged = _merged(self.model_dump(), given)
         return type(self)(**merged)
+
+    def link_config(self) -> LinkConfig:
+        """What the transport layer takes: the preset with :attr:`links` on top."""
+        return replace(_LINK_PRESETS[self.preset], **self.links.model_dump())
+
+    def gossip_config(self) -> GossipConfig:
+        """What the gossip layer takes: the preset with :attr:`gossip` on top; it dials within ``links.links_max``."""
+        base = _GOSSIP_PRESETS[self.preset]
+        return replace(base, **self.gossip.model_dump(), links_max=min(base.links_max, self.links.links_max))
 
     @property
     def message_bytes_max(self) -> int:
