@@ -1,0 +1,90 @@
+"""The public API as a user's type checker sees it.  Never executed; checked by mypy and pyright (make types)."""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+from mesh import (
+    AgentInfo,
+    AgentMessage,
+    AgentNetworkManager,
+    AgentNode,
+    DeliveryStatus,
+    MessageType,
+    NodeFailed,
+    NodeJoined,
+    NodeLeft,
+    NodeStatus,
+    Priority,
+    Receipt,
+    join_network,
+)
+
+
+async def handle(message: AgentMessage) -> bytes | None:
+    """A handler, as users write one."""
+    assert_type(message.payload, bytes)
+    return message.payload
+
+
+async def managed() -> None:
+    """Every argument of join_network, as a context manager."""
+    async with join_network(
+        bootstrap=["wss://10.0.0.5:7946"],
+        node_id="planner-1",
+        network="default",
+        mdns=True,
+        listen="0.0.0.0:7946",
+        data_dir=None,
+        join_token=None,
+        config=None,
+    ) as net:
+        assert_type(net, AgentNetworkManager)
+        assert_type(net.node, AgentNode)
+        assert_type(net.members(), list[AgentNode])
+        assert_type(net.agents(), list[AgentInfo])
+
+
+async def awaited() -> None:
+    """The same without a context manager."""
+    net = await join_network()
+    assert_type(net, AgentNetworkManager)
+    await net.leave_network()
+
+
+async def agents(net: AgentNetworkManager) -> None:
+    """Registering, sending, asking, receiving."""
+    agent = await net.register_agent(
+        42,
+        ["summarize"],
+        name="summarizer",
+        tags=["gpu"],
+        version="1.2.0",
+        metadata={"zone": "eu"},
+        handler=handle,
+    )
+    message = AgentMessage(
+        from_agent=42,
+        to_agent=7,
+        message_type=MessageType.COMMAND,
+        payload=b"...",
+        ttl=8,
+        priority=Priority.HIGH,
+    )
+    receipt = await net.send_message(message)
+    assert_type(receipt, Receipt)
+    assert_type(receipt.status, DeliveryStatus)
+    assert_type(await net.send(7, b"...", from_agent=42, ack=True, timeout=5.0), Receipt)
+    assert_type(await net.request(7, b"...", from_agent=42, timeout=5.0), bytes)
+    await net.broadcast_message(b"...")
+    async for received in net.messages(42):
+        assert_type(received, AgentMessage)
+    await agent.deregister()
+
+
+async def events(net: AgentNetworkManager) -> None:
+    """Events are told apart by their class."""
+    async for event in net.events():
+        if isinstance(event, NodeJoined | NodeLeft | NodeFailed):
+            assert_type(event.node, AgentNode)
+            assert_type(event.node.status, NodeStatus)
