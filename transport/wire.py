@@ -116,10 +116,10 @@ def check_sendable(envelope: Envelope) -> int:
         LocalProtocolError: A field is out of bounds; nothing was sent.
     """
     kind, ttl, source, target, body = envelope
-    if type(body) is not bytes or len(body) > BODY_BYTES_MAX:  # type: ignore[redundant-expr]  # a str would pass as a body
-        size = f"{len(body)} bytes" if isinstance(body, bytes) else type(body).__name__
+    if type(body) is not bytes or len(body) > BODY_BYTES_MAX:
         raise LocalProtocolError(
-            f"envelope body is {size}", hint=f"a body is bytes, at most {BODY_BYTES_MAX}; split larger payloads"
+            f"envelope body is {type(body).__name__} of {len(body)} bytes",
+            hint=f"a body is bytes, at most {BODY_BYTES_MAX}; split larger payloads",
         )
     if not (0 <= kind <= TTL_MAX and 0 <= ttl <= TTL_MAX):
         raise LocalProtocolError(f"envelope kind {kind} or ttl {ttl} is outside 0..{TTL_MAX}")
