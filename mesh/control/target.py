@@ -1,0 +1,82 @@
+"""What the control server needs of a running node."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from mesh.events import MeshEvent
+from mesh.types import AgentInfo, AgentMessage, AgentNode, Receipt
+
+
+class Registration(Protocol):
+    """A registered agent."""
+
+    @property
+    def agent_id(self) -> int:
+        """Its id."""
+        ...
+
+    async def deregister(self) -> None:
+        """Take it away again."""
+        ...
+
+
+class ControlTarget(Protocol):
+    """The part of :class:`mesh.AgentNetworkManager` that commands use; see there for what each does."""
+
+    @property
+    def node(self) -> AgentNode:
+        """This node."""
+        ...
+
+    def members(self) -> Sequence[AgentNode]:
+        """All nodes, as this one knows them."""
+        ...
+
+    def agents(self) -> Sequence[AgentInfo]:
+        """All agents, as this node knows them."""
+        ...
+
+    def stats(self) -> Mapping[str, Any]:
+        """Counters and latencies."""
+        ...
+
+    def events(self) -> AsyncIterator[MeshEvent]:
+        """What happens from now on."""
+        ...
+
+    async def register_agent(
+        self,
+        agent_id: int,
+        capabilities: Sequence[str] = (),
+        *,
+        name: str = "",
+        handler: Callable[[AgentMessage], Awaitable[bytes | None]] | None = None,
+    ) -> Registration:
+        """Run an agent here."""
+        ...
+
+    async def send(
+        self, to_agent: int, payload: bytes, *, from_agent: int = 0, ack: bool = False, timeout: float | None = None
+    ) -> Receipt:
+        """Send one message."""
+        ...
+
+    async def request(
+        self, to_agent: int, payload: bytes, *, from_agent: int = 0, timeout: float | None = None
+    ) -> bytes:
+        """Send a query and wait for its response."""
+        ...
+
+    async def broadcast_message(self, payload: bytes, *, from_agent: int = 0) -> Receipt:
+        """Send to every agent of every node."""
+        ...
+
+    async def invite(self, ttl_s: float = 600.0, uses: int = 1) -> str:
+        """Make a join token."""
+        ...
+
+    async def leave_network(self) -> None:
+        """Leave in order."""
+        ...

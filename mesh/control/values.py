@@ -1,0 +1,127 @@
+"""What users see, as JSON: nodes, agents, messages, receipts, events.  The shapes are promises (docs/cli.md)."""
+# core: no I/O
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any, assert_never
+
+from mesh.errors import InvalidMessage
+from mesh.events import (
+    AgentJoined,
+    AgentLeft,
+    EventsLost,
+    MeshEvent,
+    NodeFailed,
+    NodeJoined,
+    NodeLeft,
+    NodeSuspected,
+    NodeUpdated,
+)
+from mesh.types import AgentInfo, AgentMessage, AgentNode, Receipt
+
+Json = dict[str, Any]
+
+
+def node_document(node: AgentNode) -> Json:
+    """A node."""
+    return {
+        "node_id": node.node_id,
+        "status": node.status.value,
+        "address": node.address,
+        "port": node.port,
+        "agent_ids": list(node.agent_ids),
+        "capabilities": list(node.capabilities),
+        "last_heartbeat": node.last_heartbeat,
+        "incarnation": node.incarnation,
+        "metadata": dict(node.metadata),
+    }
+
+
+def agent_document(agent: AgentInfo) -> Json:
+    """An agent."""
+    return {
+        "agent_id": agent.agent_id,
+        "node_id": agent.node_id,
+        "name": agent.name,
+        "capabilities": list(agent.capabilities),
+        "tags": list(agent.tags),
+        "version": agent.version,
+        "metadata": dict(agent.metadata),
+    }
+
+
+def receipt_document(receipt: Receipt) -> Json:
+    """What became of a sent message."""
+    return {
+        "message_id": receipt.message_id,
+        "status": receipt.status.value,
+        "node_id": receipt.node_id,
+        "nodes": receipt.nodes,
+    }
+
+
+def message_document(message: AgentMessage) -> Json:
+    """A received message; its payload as in :func:`payload_document`."""
+    return {
+        "message_id": message.message_id,
+        "from_agent": message.from_agent,
+        "to_agent": message.to_agent,
+        "from_node": message.from_node,
+        "message_type": message.message_type.name.lower(),
+        "priority": message.priority.name.lower(),
+        "timestamp": message.timestamp,
+        "ttl": message.ttl,
+        "group": message.group,
+        "headers": dict(message.headers),
+        **payload_document(message.payload),
+    }
+
+
+def payload_document(payload: bytes) -> Json:
+    """``text`` if the bytes are UTF-8, ``base64`` if they are not."""
+    try:
+        return {"text": payload.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(payload).decode("ascii")}
+
+
+def payload_bytes(document: Json) -> bytes:
+    """The inverse of :func:`payload_document`.
+
+    Raises:
+        InvalidMessage: There is neither ``text`` nor valid ``base64``.
+    """
+    text, encoded = document.get("text"), document.get("base64")
+    if isinstance(text, str):
+        return text.encode("utf-8", "surrogateescape")
+    if isinstance(encoded, str):
+        try:
+            return base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise InvalidMessage("the payload is not valid base64") from error
+    raise InvalidMessage("the payload is missing")
+
+
+def event_document(event: MeshEvent) -> Json:
+    """An event: its name under ``event``, then what it is about."""
+    match event:
+        case NodeJoined(node):
+            return {"event": "node_joined", "node": node_document(node)}
+        case NodeLeft(node):
+            return {"event": "node_left", "node": node_document(node)}
+        case NodeSuspected(node):
+            return {"event": "node_suspected", "node": node_document(node)}
+        case NodeFailed(node):
+            return {"event": "node_failed", "node": node_document(node)}
+        case NodeUpdated(node):
+            return {"event": "node_updated", "node": node_document(node)}
+        case AgentJoined(agent):
+            return {"event": "agent_joined", "agent": agent_document(agent)}
+        case AgentLeft(agent):
+            return {"event": "agent_left", "agent": agent_document(agent)}
+        case EventsLost(count):
+            return {"event": "events_lost", "count": count}
+        case _:
+            assert_never(event)
