@@ -79,9 +79,9 @@ test-all-pythons: ## make test on Python 3.11, 3.12 and 3.13, each in an environ
 
 .PHONY: fuzz fuzz-short
 fuzz: $(DEV) ## Mutate frames and session traffic for ten minutes
-	@$(BIN)/python scripts/fuzz.py --seconds 600
+	@$(BIN)/python tests/fuzzing.py --seconds 600
 fuzz-short: $(DEV) ## The same for fifteen seconds
-	@$(BIN)/python scripts/fuzz.py --seconds 15
+	@$(BIN)/python tests/fuzzing.py --seconds 15
 
 .PHONY: churn churn-short
 churn: $(RUN) ## Twenty nodes join, leave and are killed at random for ten minutes

@@ -1,0 +1,333 @@
+"""A mutation loop over everything that reads bytes from a peer.
+
+Run it with ``make fuzz`` (ten minutes) or ``make fuzz-short``; ``tests/fuzz/test_fuzzing.py`` replays the corpus and
+runs a moment of it in every test run.  No instrumentation, so that it runs on every Python: an input is kept as
+parent of further mutations when it produces an outcome not seen before (the text of the refusal with its numbers
+taken out, or the shape of what was decoded), which is feedback enough for decoders that explain themselves.
+
+A target may return or raise :class:`~transport.errors.RemoteProtocolError`; anything else is a finding.  So is an input
+that takes more than :data:`SECONDS_MAX`, or more than :data:`BYTES_PER_BYTE_MAX` times its size in memory.
+Findings are written to ``tests/fuzz/corpus/<target>/`` so that the next test run replays them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import random
+import re
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gossip import codec
+from gossip.config import GossipConfig
+from gossip.events import Member, MemberState
+from mesh.messaging.body import Acks, decode_acks, decode_batch, encode_acks, encode_batch
+from mesh.profile import NodeProfile, decode_profile, encode_profile
+from mesh.types import AgentInfo, Priority
+from transport import session, wire
+from transport.config import LinkConfig
+from transport.errors import RemoteProtocolError
+from transport.types import Address, network_name, node_id
+
+CORPUS = Path(__file__).parent / "fuzz" / "corpus"
+SECONDS_MAX = 1.0
+BYTES_PER_BYTE_MAX = 64
+#: What any input may take on top: a decoder's first allocations do not depend on the input's size.  The wire core
+#: documents 8 MiB for an instant (``ENVELOPES_MAX``); twice that.
+BYTES_BASE = 16 << 20
+INPUT_BYTES_MAX = 1 << 17
+POOL_MAX = 512
+
+_OURS = wire.Hello(network_name("fuzz"), node_id("here"), 1)
+_THEIRS = wire.Hello(
+    network_name("fuzz"), node_id("there"), 1 << 16, (Address("10.0.0.1", 7946), Address("::1", 1)), features=("x",)
+)
+_MEMBER = Member(node_id("there"), 1 << 16, MemberState.SUSPECT, (Address("10.0.0.1", 7946),), 3, b"meta")
+
+
+# --- targets ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Something that reads a peer's bytes, and valid inputs to start from."""
+
+    read: Callable[[bytes], object]
+    seeds: tuple[bytes, ...]
+
+
+def _frame(data: bytes) -> object:
+    """Decode a frame; what was accepted must survive being sent on."""
+    envelopes = wire.decode_frame(data)
+    assert wire.decode_frame(wire.encode_frame(envelopes)) == envelopes
+    for envelope in envelopes:
+        wire.check_sendable(envelope)
+    return [envelope.kind for envelope in envelopes[:8]]
+
+
+def _session(data: bytes) -> object:
+    """Feed a frame's envelopes to a session in each phase of its life; it must stay in its table."""
+    states = []
+    for early in ((), (wire.encode_hello(_THEIRS),)):
+        core = session.Session(_OURS, node_id("there"), None, LinkConfig(), 0.0)
+        core.handle(session.Started(), 0.0)
+        for envelope in (*early, *wire.decode_frame(data)):
+            for effect in core.handle(session.Received(envelope), 1.0):
+                if isinstance(effect, session.Send):
+                    wire.check_sendable(effect.envelope)
+                elif isinstance(effect, session.Judge):
+                    core.handle(session.Admitted(), 1.0)
+        core.handle(session.Ticked(), 100.0)
+        states.append(core.state)
+    return states
+
+
+def _first(data: bytes, read: Callable[[wire.Envelope], object]) -> object:
+    return read(wire.Envelope(wire.Kind.HELLO, 0, None, None, data))
+
+
+def _hello(data: bytes) -> object:
+    hello = _first(data, wire.decode_hello)
+    assert isinstance(hello, wire.Hello)
+    return len(hello.addresses), len(hello.features)
+
+
+def _membership(data: bytes) -> object:
+    """Decode a membership body; what was accepted must survive being sent on."""
+    body = codec.decode(data, GossipConfig())
+    if body is not None:
+        assert codec.decode(codec.encode(body), GossipConfig()) == body
+    return type(body).__name__
+
+
+_AGENT = AgentInfo(7, "there", ("summarize",), "name", ("gpu",), "1.2", {"zone": "eu"})
+_MESSAGES = [[1, 1, 42, 7, 8, b"payload", 0], [2, 2, 42, 7, 8, b"", 5, 9, {"k": "v"}, "group"]]
+
+TARGETS: dict[str, Target] = {
+    "frame": Target(
+        _frame,
+        (
+            wire.encode_frame([wire.encode_hello(_THEIRS), wire.encode_bye(1000, "done")]),
+            wire.encode_frame([wire.Envelope(32, 8, "a", "b", b"x" * 300)] * 3),
+        ),
+    ),
+    "session": Target(
+        _session,
+        tuple(
+            wire.encode_frame([wire.encode_hello(_THEIRS), wire.Envelope(kind, 0, None, None, b"12345678"), bye])
+            for kind in wire.Kind
+            for bye in (wire.encode_bye(1000, "done"),)
+        ),
+    ),
+    "hello": Target(_hello, (wire.encode_hello(_THEIRS).body,)),
+    "bye": Target(lambda data: _first(data, wire.decode_bye), (wire.encode_bye(4400, "why").body,)),
+    "body": Target(wire.unpack_body, (wire.pack({"a": [1, 2.5, None, True, b"x", {"b": "c"}], "d": -(2**40)}),)),
+    "membership": Target(
+        _membership,
+        tuple(
+            codec.encode(body)
+            for body in (
+                codec.Heartbeat(1 << 16, 1234, 3),
+                codec.News((_MEMBER, codec.bare(_MEMBER))),
+                codec.States((_MEMBER,)),
+                codec.Want((node_id("there"),)),
+                codec.Digest("a", "z", (codec.Entry(node_id("m"), 5, MemberState.ALIVE, 1),)),
+            )
+        ),
+    ),
+    "broadcast": Target(
+        lambda data: type(codec.decode_broadcast(data, GossipConfig())).__name__,
+        (codec.encode_broadcast(codec.BroadcastBody(node_id("there"), 1 << 16, 4, b"payload")),),
+    ),
+    "messages": Target(
+        lambda data: len(decode_batch(data).messages), (encode_batch(5, 1_700_000_000_000, Priority.HIGH, _MESSAGES),)
+    ),
+    "acks": Target(
+        lambda data: len(decode_acks(data).delivered), (encode_acks(Acks([(7, 1000)], [(1, 5), (9, 2)], [(6, 1)])),)
+    ),
+    "profile": Target(
+        lambda data: len(decode_profile(data, "there").agents),
+        (encode_profile(NodeProfile(maintenance=True, metadata={"rack": "1"}, agents=(_AGENT,), can_issue=True)),),
+    ),
+}
+
+
+def known_inputs(name: str) -> list[bytes]:
+    """The seeds of a target and what is kept of earlier runs."""
+    return [*TARGETS[name].seeds, *(path.read_bytes() for path in sorted((CORPUS / name).glob("*.bin")))]
+
+
+# --- one input --------------------------------------------------------------------------------------------------
+
+
+class Finding(Exception):
+    """An input that a target does not handle."""
+
+
+def outcome(read: Callable[[bytes], object], data: bytes) -> str:
+    """What the target makes of ``data``, without the numbers; equal outcomes mean nothing new was reached.
+
+    Raises:
+        Finding: Another error than a refusal, or too slow.
+    """
+    started = time.perf_counter()
+    try:
+        result = f"read {read(data)!r}"
+    except RemoteProtocolError as error:
+        result = f"refused {error.code} {error.message}"
+    except Exception as error:  # whatever else it raises is what we are looking for
+        raise Finding(f"{type(error).__name__}: {error}") from error
+    seconds = time.perf_counter() - started
+    if seconds > SECONDS_MAX:
+        raise Finding(f"took {seconds:.1f} s for {len(data)} bytes")
+    return re.sub(r"\d+|'[^']*'|\"[^\"]*\"", "#", result)[:160]
+
+
+def check_memory(read: Callable[[bytes], object], data: bytes) -> None:
+    """Read ``data`` and compare the peak of what was allocated with its bound.
+
+    Raises:
+        Finding: It was more.
+    """
+    tracemalloc.start()
+    try:
+        outcome(read, data)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    if peak > BYTES_BASE + BYTES_PER_BYTE_MAX * len(data):
+        raise Finding(f"allocated {peak} bytes for {len(data)}")
+
+
+# --- mutation ---------------------------------------------------------------------------------------------------
+
+# Headers of MessagePack that promise much, and edges of its integers.
+_NASTY = (
+    *(bytes([first]) for first in (0x00, 0x7F, 0x80, 0x8F, 0x90, 0x91, 0x9F, 0xA0, 0xC0, 0xC1, 0xC4, 0xD9, 0xE0, 0xFF)),
+    b"\xdd\xff\xff\xff\xff",
+    b"\xdf\xff\xff\xff\xff",
+    b"\xc6\xff\xff\xff\xff",
+    b"\xdb\xff\xff\xff\xff",
+    b"\xdc\x04\x00",
+    b"\xc9\xff\xff\xff\xff\x01",
+    b"\xcf" + b"\xff" * 8,
+    b"\xd3\x80" + b"\x00" * 7,
+    b"\xcb\x7f\xf8" + b"\x00" * 6,
+    b"\xa4\xff\xfe\xed\xa0",
+    b"\x91" * 40,
+    b"\x81\xa1a" * 40,
+)
+
+
+def mutate(data: bytes, other: bytes, rng: random.Random) -> bytes:
+    """A few random edits of ``data``, now and then with a piece of ``other``."""
+    edited = bytearray(data)
+    for _ in range(1 << rng.randrange(4)):
+        at = rng.randrange(len(edited) + 1)
+        match rng.randrange(8):
+            case 0 if at < len(edited):
+                edited[at] ^= 1 << rng.randrange(8)
+            case 1 if at < len(edited):
+                edited[at] = rng.randrange(256)
+            case 2:
+                del edited[at : at + rng.randrange(1, 9)]
+            case 3:
+                edited[at:at] = rng.choice(_NASTY)
+            case 4:
+                piece = rng.choice(_NASTY)
+                edited[at : at + len(piece)] = piece
+            case 5:
+                begin = rng.randrange(len(other) + 1)
+                edited[at:at] = other[begin : begin + rng.randrange(1, 65)]
+            case 6:
+                begin = rng.randrange(len(edited) + 1)
+                edited[at:at] = edited[begin : begin + rng.randrange(1, 33)] * rng.choice((1, 2, 16, 300))
+            case _:
+                del edited[at:]
+    return bytes(edited[:INPUT_BYTES_MAX])
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run did."""
+
+    inputs: int = 0
+    outcomes: int = 0
+    findings: list[str] = field(default_factory=list)
+
+
+def run(name: str, seconds: float, seed: int, *, keep: bool = True) -> Report:
+    """Mutate inputs of one target for a while.
+
+    Args:
+        name: Which of :data:`TARGETS`.
+        seconds: For how long.
+        seed: Draws everything; printed by :func:`main`.
+        keep: Whether findings are written to the corpus.
+    """
+    rng = random.Random(seed)
+    read = TARGETS[name].read
+    pool = known_inputs(name)
+    seen: set[str] = set()
+    report = Report()
+    deadline = time.monotonic() + seconds
+    waiting: Iterable[bytes] = tuple(pool)
+    while time.monotonic() < deadline and len(report.findings) < 10:
+        for data in waiting:
+            report.inputs += 1
+            try:
+                if report.inputs % 50 == 0:
+                    check_memory(read, data)
+                reached = outcome(read, data)
+            except Finding as finding:
+                report.findings.append(f"{name}: {finding}{_keep(name, data) if keep else ''}")
+                continue
+            if reached not in seen:
+                seen.add(reached)
+                if len(pool) >= POOL_MAX:
+                    pool[rng.randrange(POOL_MAX)] = data
+                else:
+                    pool.append(data)
+        waiting = [mutate(rng.choice(pool), rng.choice(pool), rng) for _ in range(64)]
+    report.outcomes = len(seen)
+    return report
+
+
+def _keep(name: str, data: bytes) -> str:
+    path = CORPUS / name / f"finding-{hashlib.sha256(data).hexdigest()[:12]}.bin"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return f" ({path.relative_to(CORPUS.parent.parent.parent)})"
+
+
+def main() -> int:
+    """Divide the time among the targets, print what happened and return the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=None, help="default: drawn and printed")
+    parser.add_argument("--target", choices=sorted(TARGETS), action="append", help="default: all")
+    options = parser.parse_args()
+    seed = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed
+    names = options.target or sorted(TARGETS)
+    print(f"fuzz: seed {seed}, {options.seconds:g} s over {', '.join(names)}", flush=True)
+    failed = 0
+    for name in names:
+        report = run(name, options.seconds / len(names), seed)
+        failed += len(report.findings)
+        counts = f"{report.inputs:>9} inputs {report.outcomes:>5} outcomes {len(report.findings)} findings"
+        print(f"  {name:<12} {counts}", flush=True)
+        for finding in report.findings:
+            print(f"    {finding}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
