@@ -12,6 +12,7 @@ import enum
 from dataclasses import dataclass
 
 from transport.types import Address, NodeId
+from transport.wire import Kind
 
 
 class MemberState(enum.IntEnum):
@@ -75,10 +76,15 @@ class DialFailed:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A membership or broadcast body arrived over the link to ``peer``."""
+    """A membership or broadcast body arrived over the link to ``peer``.
+
+    ``ttl`` is the envelope's: how many further hops it may take.
+    """
 
     peer: NodeId
     body: bytes
+    kind: int = Kind.MEMBERSHIP
+    ttl: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +122,20 @@ class PeerFound:
 
 
 @dataclass(frozen=True, slots=True)
+class Stalled:
+    """Our own event loop stood still for ``duration_s``: what looks like the others' silence may be our deafness."""
+
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Doubted:
+    """The overlay cannot reach ``peer`` (the router turns a :class:`Doubt` into this)."""
+
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True)
 class BroadcastRequested:
     """Send ``payload`` to every node of the network."""
 
@@ -134,6 +154,8 @@ Event = (
     | AddressesChanged
     | LeaveRequested
     | PeerFound
+    | Stalled
+    | Doubted
     | BroadcastRequested
 )
 
@@ -157,6 +179,8 @@ class Send:
     peer: NodeId
     body: bytes
     key: str | None = None
+    kind: int = Kind.MEMBERSHIP
+    ttl: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +208,13 @@ class Unlink:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubt:
+    """Between cores only: the overlay could not link to ``peer``, which membership should suspect."""
+
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True)
 class MemberChanged:
     """Tell the layer above: ``after`` is new, or differs from ``before``."""
 
@@ -208,4 +239,16 @@ class Deliver:
     payload: bytes
 
 
-Effect = Persist | Send | SetTimer | Dial | Unlink | MemberChanged | MemberForgotten | Deliver
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """Tell the layer above: this process's life is over in the eyes of the network, and it must stop.
+
+    Another process runs (or ran) with this node id and a higher life, or the network holds that this life left,
+    or its refutations are used up.  A restart takes a life above ``incarnation`` and is welcome at once.
+    """
+
+    incarnation: int
+    why: str
+
+
+Effect = Persist | Send | SetTimer | Dial | Unlink | Doubt | MemberChanged | MemberForgotten | Deliver | Superseded

@@ -1,0 +1,129 @@
+"""What can be tuned in gossip: every field with its unit, its relation to the others, and presets.
+
+The figures of the presets are derived from the reference study of memberlist, serf, foca and others (see
+``docs/protocol/gossip.md``): with links as the first evidence of failure a LAN detects in about three seconds
+what SWIM over UDP detects in nine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class GossipConfig:
+    """Limits and times of the gossip cores.
+
+    Attributes:
+        heartbeat_interval_s: How often a node tells each linked peer its incarnation and table digest.  Also the
+            pace of anti-entropy: at most one exchange of tables is started per interval.
+        suspicion_s: How long a suspect may take to refute before it is dead.  Must exceed a few round trips plus
+            the longest pause of a healthy node that is already suspected.
+        suspicion_refused_s: The same once a dial was refused, which says that nobody listens there any more.
+        stall_credit_s_max: How much a stall of our own event loop may at most prolong a suspicion.
+        flush_delay_s: How long news are collected before they are sent on as one body.
+        forward_fanout: To how many random linked peers news from others are passed on (own news go to all).
+        forward_meta_bytes_max: Larger metadata is not passed on as news; anti-entropy fetches it.
+        dial_delay_s: How long the node with the greater id leaves dialling to the other one.
+        dial_backoff_s_min: Longest wait after the first failed dial; doubles with each further one.
+        dial_backoff_s_max: Where the doubling ends.
+        dial_failures_doubt: After so many failed dials in a row an unlinked member is suspected.
+        doubt_interval_s: How long at least between two suspicions of a member that others vouch for.
+        heal_interval_s: How often a random dead member is dialled, by about ``heal_nodes`` nodes in the network.
+        heal_nodes: Keeps the rate of those dials constant whatever the size of the network (after ringpop).
+        candidate_s: How long a node that discovery saw but nobody could link to is tried.
+        dead_retention_s: How long a dead or departed member stays visible.
+        tombstone_s: How long after that its incarnation is remembered, so that old news cannot raise it.
+        links_max: No dial when so many links are open.
+        members_max: Bound of the table, of the tombstones and of the dial candidates, in nodes each.
+        dead_max: Bound of visible dead and departed members; the oldest is forgotten first.
+        meta_bytes_max: Bound of one member's metadata.
+        meta_table_bytes_max: Bound of all members' metadata together; beyond it only statuses are taken.
+        addresses_max: Bound of one member's addresses.
+        sync_body_bytes_max: Where a table exchange starts another body; above ``meta_bytes_max``.
+        broadcast_bytes_max: Bound of one broadcast's payload.
+        broadcast_window: How many sequence numbers back a broadcast is still told from a duplicate.
+        broadcast_origins_max: Bound of the origins whose windows are kept; the longest silent goes first.
+        broadcast_origin_s: How long a silent origin's window is kept.
+    """
+
+    heartbeat_interval_s: float = 1.0
+    suspicion_s: float = 2.0
+    suspicion_refused_s: float = 1.0
+    stall_credit_s_max: float = 5.0
+    flush_delay_s: float = 0.02
+    forward_fanout: int = 6
+    forward_meta_bytes_max: int = 4096
+    dial_delay_s: float = 0.25
+    dial_backoff_s_min: float = 0.25
+    dial_backoff_s_max: float = 10.0
+    dial_failures_doubt: int = 3
+    doubt_interval_s: float = 60.0
+    heal_interval_s: float = 5.0
+    heal_nodes: float = 3.0
+    candidate_s: float = 600.0
+    dead_retention_s: float = 3600.0
+    tombstone_s: float = 86_400.0
+    links_max: int = 256
+    members_max: int = 20_000
+    dead_max: int = 4096
+    meta_bytes_max: int = 256 * 1024
+    meta_table_bytes_max: int = 64 * 1024 * 1024
+    addresses_max: int = 16
+    sync_body_bytes_max: int = 384 * 1024
+    broadcast_bytes_max: int = 1024 * 1024 - 1024
+    broadcast_window: int = 4096
+    broadcast_origins_max: int = 20_000
+    broadcast_origin_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        """Refuse values that contradict each other.
+
+        Raises:
+            ValueError: Names the fields and the rule.
+        """
+        positive = (
+            "heartbeat_interval_s",
+            "suspicion_s",
+            "dial_backoff_s_min",
+            "heal_interval_s",
+            "forward_fanout",
+            "links_max",
+            "members_max",
+            "broadcast_window",
+            "broadcast_origins_max",
+        )
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0")
+        if self.suspicion_refused_s > self.suspicion_s:
+            raise ValueError("suspicion_refused_s must not exceed suspicion_s")
+        if self.dial_backoff_s_max < self.dial_backoff_s_min:
+            raise ValueError("dial_backoff_s_max must not be below dial_backoff_s_min")
+        if self.sync_body_bytes_max < self.meta_bytes_max:
+            raise ValueError("sync_body_bytes_max must not be below meta_bytes_max")
+
+    @classmethod
+    def local(cls) -> GossipConfig:
+        """Nodes on one machine: like a LAN, only dials are retried sooner."""
+        return replace(cls(), dial_backoff_s_max=5.0, heal_interval_s=2.0)
+
+    @classmethod
+    def lan(cls) -> GossipConfig:
+        """Nodes on one network: round trips of a few milliseconds.  The default."""
+        return cls()
+
+    @classmethod
+    def wan(cls) -> GossipConfig:
+        """Nodes across the internet: round trips of up to half a second, and some loss."""
+        return replace(
+            cls(),
+            heartbeat_interval_s=3.0,
+            suspicion_s=8.0,
+            suspicion_refused_s=4.0,
+            flush_delay_s=0.1,
+            dial_delay_s=1.0,
+            dial_backoff_s_min=1.0,
+            dial_backoff_s_max=60.0,
+            heal_interval_s=15.0,
+        )
