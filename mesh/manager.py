@@ -1,0 +1,460 @@
+"""The handle of a joined network: what ``join_network`` gives.
+
+Thin on purpose: it checks arguments, and hands over to the courier (messages), the view (who is where) and the
+runtime (starting and stopping).  All methods belong to the event loop on which the node was started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final
+
+from transport.types import Address, Priority
+
+from .agents import AgentHandle, Handler, LocalAgent
+from .config import MeshConfig
+from .errors import (
+    AgentIdInUse,
+    InvalidMessage,
+    NetworkClosed,
+    NotDelivered,
+    PayloadTooLarge,
+    UnknownAgent,
+    UnknownNode,
+)
+from .events import MeshEvent
+from .messaging.body import AGENT_ID_MAX, HEADER_CHARS_MAX, HEADERS_MAX
+from .messaging.courier import Parcel
+from .profile import AGENT_FIELD_CHARS_MAX, AGENT_LIST_MAX
+from .runtime import Runtime
+from .types import DEFAULT_TTL, AgentInfo, AgentMessage, AgentNode, MessageType, NodeStatus, Receipt
+
+#: The agent id of messages that no agent sent: the node itself, or a command line.
+NODE_ITSELF: Final = 0
+
+_TTL_MAX: Final = 64
+
+
+class AgentNetworkManager:
+    """One node of a network, from joining to leaving.
+
+    Args:
+        config: What to run.
+    """
+
+    def __init__(self, config: MeshConfig) -> None:
+        self._config = config
+        self._runtime = Runtime(config)
+        self._bytes_max = config.message_bytes_max
+        self._timeout_s = config.messages.request_timeout_s
+
+    # --- joining and leaving ------------------------------------------------------------------------------------
+
+    async def start(self) -> AgentNetworkManager:
+        """Start the node and return the manager; usually called by ``join_network``.
+
+        Returns when the node listens; others are found in the background (:meth:`wait_for_members`).
+
+        Raises:
+            MeshError: The node cannot run: data directory, keys, token, port.  Nothing is left running.
+        """
+        await self._runtime.start()
+        return self
+
+    async def leave_network(self, *, timeout_s: float = 5.0) -> None:
+        """Leave in order: flush what was accepted, tell the others, close every link.  Harmless when done before.
+
+        Args:
+            timeout_s: How long flushing and telling may take in all.
+        """
+        await self._runtime.stop(timeout_s=timeout_s)
+
+    async def wait_closed(self) -> None:
+        """Return when the node has left, or raise why it had to.
+
+        Raises:
+            Superseded: Another process took over this node's id.
+        """
+        await self._runtime.wait_closed()
+
+    async def __aenter__(self) -> AgentNetworkManager:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.leave_network()
+
+    # --- who is there -------------------------------------------------------------------------------------------
+
+    @property
+    def node(self) -> AgentNode:
+        """This node."""
+        return self._runtime.node(self._runtime.node_id)
+
+    @property
+    def network(self) -> str:
+        """The network's name."""
+        return self._config.network
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where this node tells its peers to dial it, best first."""
+        return self._runtime.addresses
+
+    def members(self) -> list[AgentNode]:
+        """Every node known, this one included, by node id; failed and departed ones stay for a while."""
+        return [self._runtime.node(node_id) for node_id in self._runtime.view.node_ids()]
+
+    def member(self, node_id: str) -> AgentNode:
+        """One node.
+
+        Raises:
+            UnknownNode: No member has that name.
+        """
+        try:
+            return self._runtime.node(node_id)
+        except KeyError:
+            raise UnknownNode(
+                f"no node {node_id!r} in network {self.network!r}", hint="`mesh members` lists them"
+            ) from None
+
+    def agents(self) -> list[AgentInfo]:
+        """Every agent of the network as this node knows it, by agent id."""
+        return self._runtime.view.directory.agents()
+
+    def find_agents(
+        self, *, capability: str | None = None, tag: str | None = None, name: str | None = None
+    ) -> list[AgentInfo]:
+        """The agents that have all of what is given."""
+        return list(self._runtime.view.directory.find(capability=capability, tag=tag, name=name))
+
+    def events(self) -> AsyncIterator[MeshEvent]:
+        """Events from now on; the iterator ends when the node leaves.  Each caller has its own."""
+        return self._runtime.observers.subscribe()
+
+    async def wait_for_members(self, count: int, *, timeout_s: float = 10.0) -> list[AgentNode]:
+        """Return the active members once there are at least ``count``, this node included.
+
+        Raises:
+            TimeoutError: There were not that many in time.
+        """
+        events = self.events()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    active = [node for node in self.members() if node.status is NodeStatus.ACTIVE]
+                    if len(active) >= count:
+                        return active
+                    if await anext(events, None) is None:
+                        raise NetworkClosed("this node left the network while it waited for members")
+        except TimeoutError:
+            have = sum(1 for node in self.members() if node.status is NodeStatus.ACTIVE)
+            raise TimeoutError(f"{have} of {count} members after {timeout_s:.3g} s") from None
+        finally:
+            await events.aclose()  # type: ignore[attr-defined]
+
+    # --- agents -------------------------------------------------------------------------------------------------
+
+    async def register_agent(
+        self,
+        agent_id: int,
+        capabilities: Sequence[str] = (),
+        *,
+        name: str = "",
+        tags: Sequence[str] = (),
+        version: str = "",
+        metadata: Mapping[str, str] | None = None,
+        handler: Handler | None = None,
+        concurrency: int | None = None,
+    ) -> AgentHandle:
+        """Run an agent on this node and let the network know.
+
+        Args:
+            agent_id: 1 to 2**64 - 1, unique in the network.
+            capabilities: What it can do; others find it by them.
+            name: For people and lookups; need not be unique.
+            tags: More to find it by.
+            version: Of the agent's software.
+            metadata: Free text by key.
+            handler: Called with each message.  For a query, what it returns is the response.  Messages of one
+                sender are handled one after the other; queries and other senders concurrently.  ``None``: read
+                them with :meth:`messages`.
+            concurrency: Handler calls under way at once; default ``messages.handler_concurrency``.
+
+        Raises:
+            AgentIdInUse: This node runs an agent of that id already.
+            RegistrationTooLarge: This node's agents would not fit what it may say of itself.
+            InvalidMessage: An argument has the wrong type or size.
+        """
+        _check_agent_id(agent_id, least=1)
+        info = AgentInfo(
+            agent_id=agent_id,
+            node_id=self._runtime.node_id,
+            capabilities=_texts("capabilities", capabilities),
+            name=_text("name", name),
+            tags=_texts("tags", tags),
+            version=_text("version", version),
+            metadata=_text_map("metadata", metadata or {}),
+        )
+        limit = concurrency if concurrency is not None else self._config.messages.handler_concurrency
+        if limit < 1:
+            raise InvalidMessage(f"concurrency {limit} is not at least 1")
+        courier = self._runtime.courier
+        if agent_id in courier.agents:
+            raise AgentIdInUse(f"node {self._runtime.node_id} already runs agent {agent_id}", hint="deregister it first")
+        agent = LocalAgent(info, handler, concurrency=limit, outcomes=courier)
+        self._runtime.add_agent(agent)
+
+        async def deregister() -> None:
+            await self._runtime.remove_agent(agent)
+
+        return AgentHandle(info, deregister)
+
+    def messages(self, agent_id: int) -> AsyncIterator[AgentMessage]:
+        """The messages for an agent of this node that has no handler, as they come.
+
+        Raises:
+            UnknownAgent: This node runs no such agent.
+        """
+        return self._local_agent(agent_id).messages()
+
+    def _local_agent(self, agent_id: int) -> LocalAgent:
+        agent = self._runtime.courier.agents.get(agent_id)
+        if agent is None:
+            raise UnknownAgent(
+                f"node {self._runtime.node_id} runs no agent {agent_id}", hint="register it with register_agent"
+            )
+        return agent
+
+    # --- messages -----------------------------------------------------------------------------------------------
+
+    async def send(
+        self,
+        to_agent: int,
+        payload: bytes,
+        *,
+        from_agent: int = NODE_ITSELF,
+        ack: bool = False,
+        timeout: float | None = None,
+        priority: Priority = Priority.NORMAL,
+        ttl: int = DEFAULT_TTL,
+        headers: Mapping[str, str] | None = None,
+    ) -> Receipt:
+        """Send a command to an agent, wherever it runs.
+
+        Returns when the message is accepted for the link, or with ``ack`` when the agent has it.  Waits while the
+        agent is unknown, unreachable or has no room, up to ``timeout`` seconds.
+
+        Raises:
+            UnknownAgent: Nobody has registered that agent.
+            NotDelivered: It could not be reached, or refused.
+            DeliveryTimeout, DeliveryUncertain: No word: it may have arrived (only with ``ack``).
+            PayloadTooLarge, InvalidMessage: An argument cannot be used.
+            NetworkClosed: This node has left.
+        """
+        if type(payload) is not bytes or len(payload) > self._bytes_max or not 0 < ttl <= _TTL_MAX:
+            self._refuse(payload, ttl)
+        if headers:
+            _check_headers(headers)
+        parcel = Parcel(to_agent, from_agent, MessageType.COMMAND, payload, priority, ttl, 0, headers)
+        return await self._runtime.courier.send(
+            parcel, ack=ack, timeout_s=self._timeout_s if timeout is None else timeout
+        )
+
+    async def send_message(self, message: AgentMessage, *, ack: bool = False, timeout: float | None = None) -> Receipt:
+        """Send a message with every field given.  A ``to_agent`` of ``None`` broadcasts it.
+
+        A query sent this way expects no response here: use :meth:`request`.
+
+        Raises:
+            As :meth:`send`.
+        """
+        if message.to_agent is None:
+            return await self._broadcast(message)
+        return await self._runtime.courier.send(
+            self._parcel(message), ack=ack, timeout_s=self._timeout_s if timeout is None else timeout
+        )
+
+    async def request(
+        self,
+        to_agent: int,
+        payload: bytes,
+        *,
+        from_agent: int = NODE_ITSELF,
+        timeout: float | None = None,
+        priority: Priority = Priority.NORMAL,
+        ttl: int = DEFAULT_TTL,
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """Send a query and return the payload of its response.
+
+        Raises:
+            UnknownAgent: Nobody has registered that agent.
+            NotDelivered: It could not be reached.
+            RequestTimeout, DeliveryUncertain: No response: it may have been carried out.
+            RemoteError: The agent's handler raised.
+            PayloadTooLarge, InvalidMessage, NetworkClosed: As :meth:`send`.
+        """
+        if type(payload) is not bytes or len(payload) > self._bytes_max or not 0 < ttl <= _TTL_MAX:
+            self._refuse(payload, ttl)
+        if headers:
+            _check_headers(headers)
+        parcel = Parcel(to_agent, from_agent, MessageType.QUERY, payload, priority, ttl, 0, headers)
+        return await self._runtime.courier.request(parcel, timeout_s=self._timeout_s if timeout is None else timeout)
+
+    async def reply(self, query: AgentMessage, payload: bytes) -> None:
+        """Answer a query that was read with :meth:`messages` (a handler just returns its answer).
+
+        Raises:
+            InvalidMessage: ``query`` is not a query that arrived here.
+            NotDelivered: Its asker cannot be reached any more.
+        """
+        sequence = query.message_id.rpartition("/")[2]
+        if query.message_type is not MessageType.QUERY or not query.from_node or not sequence:
+            raise InvalidMessage("only a query that arrived here can be replied to")
+        self._check_payload(payload)
+        parcel = Parcel(
+            query.from_agent, query.to_agent or 0, MessageType.RESPONSE, payload, query.priority, DEFAULT_TTL
+        )
+        if not self._runtime.courier.respond(query.from_node, int(sequence, 16), parcel):
+            raise NotDelivered(f"the asker's node {query.from_node} is no longer linked")
+
+    async def broadcast_message(
+        self,
+        payload: bytes,
+        *,
+        from_agent: int = NODE_ITSELF,
+        priority: Priority = Priority.NORMAL,
+        ttl: int = DEFAULT_TTL,
+        headers: Mapping[str, str] | None = None,
+    ) -> Receipt:
+        """Send a message to every agent on every node, the sending agent excepted.
+
+        Best effort: the receipt says to how many nodes it was handed directly; those pass it on.
+
+        Raises:
+            PayloadTooLarge, InvalidMessage, NetworkClosed: As :meth:`send`.
+        """
+        return await self._broadcast(
+            AgentMessage(
+                from_agent,
+                None,
+                MessageType.BROADCAST,
+                payload,
+                ttl=ttl,
+                priority=priority,
+                headers=headers or {},
+            )
+        )
+
+    async def _broadcast(self, message: AgentMessage) -> Receipt:
+        receipt = self._runtime.courier.broadcast(self._parcel(message))
+        await asyncio.sleep(0)  # a caller that broadcasts in a loop must not keep the node from sending
+        return receipt
+
+    def _parcel(self, message: AgentMessage) -> Parcel:
+        _check_agent_id(message.from_agent)
+        to_agent = 0 if message.to_agent is None else message.to_agent
+        _check_agent_id(to_agent)
+        self._check_payload(message.payload)
+        self._refuse_ttl(message.ttl)
+        if message.headers:
+            _check_headers(message.headers)
+        return Parcel(
+            to_agent,
+            message.from_agent,
+            MessageType(message.message_type),
+            message.payload,
+            Priority(message.priority),
+            message.ttl,
+            message.timestamp,
+            message.headers,
+            message.group,
+        )
+
+    def _check_payload(self, payload: bytes) -> None:
+        if not isinstance(payload, bytes):
+            raise InvalidMessage(
+                f"payload is {type(payload).__name__}, not bytes", hint="encode it, for example text.encode()"
+            )
+        if len(payload) > self._bytes_max:
+            raise PayloadTooLarge(
+                f"payload of {len(payload)} bytes is above the limit of {self._bytes_max}",
+                hint="send it in parts, or raise messages.message_bytes_max",
+            )
+
+    @staticmethod
+    def _refuse_ttl(ttl: int) -> None:
+        if not isinstance(ttl, int) or not 0 < ttl <= _TTL_MAX:
+            raise InvalidMessage(f"ttl {ttl!r} is not between 1 and {_TTL_MAX}: the message could not leave this node")
+
+    def _refuse(self, payload: bytes, ttl: int) -> None:
+        self._check_payload(payload)
+        self._refuse_ttl(ttl)
+
+    # --- running it ---------------------------------------------------------------------------------------------
+
+    async def invite(self, *, ttl_s: float = 600.0, uses: int = 1) -> str:
+        """Make a token that lets a node on another machine join.
+
+        Args:
+            ttl_s: How long it can be used, seconds.
+            uses: How many nodes may use it.
+
+        Raises:
+            IdentityError: This node does not hold the network's authority key.
+        """
+        return await self._runtime.invite(ttl_s=ttl_s, uses=uses)
+
+    async def set_metadata(self, metadata: Mapping[str, str]) -> None:
+        """Replace what this node says of itself.
+
+        Raises:
+            RegistrationTooLarge, InvalidMessage: It cannot be used.
+        """
+        self._runtime.set_metadata(_text_map("metadata", metadata))
+
+    async def set_maintenance(self, *, on: bool) -> None:
+        """Ask for no new work (``NodeStatus.MAINTENANCE``), or take work again."""
+        self._runtime.set_maintenance(on=on)
+
+    def stats(self) -> dict[str, Any]:
+        """Counters and gauges by layer: plain dictionaries of numbers and text."""
+        return self._runtime.statistics()
+
+
+def _check_agent_id(agent_id: int, *, least: int = 0) -> None:
+    if type(agent_id) is not int or not least <= agent_id <= AGENT_ID_MAX:
+        raise InvalidMessage(f"agent id {agent_id!r} is not a whole number from {least} to 2**64 - 1")
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    if len(headers) > HEADERS_MAX:
+        raise InvalidMessage(f"{len(headers)} headers are above the limit of {HEADERS_MAX}")
+    for key, value in headers.items():
+        if not isinstance(key, str) or not isinstance(value, str) or len(key) + len(value) > HEADER_CHARS_MAX:
+            raise InvalidMessage(f"header {key!r} is not text of at most {HEADER_CHARS_MAX} characters")
+
+
+def _text(what: str, value: str) -> str:
+    if not isinstance(value, str) or len(value) > AGENT_FIELD_CHARS_MAX:
+        raise InvalidMessage(f"{what} {value!r:.80} is not text of at most {AGENT_FIELD_CHARS_MAX} characters")
+    return value
+
+
+def _texts(what: str, values: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(values, str):
+        raise InvalidMessage(f"{what} is one text {values!r}, not a list of texts", hint=f"write [{values!r}]")
+    texts = tuple(_text(what, value) for value in values)
+    if len(texts) > AGENT_LIST_MAX:
+        raise InvalidMessage(f"{len(texts)} {what} are above the limit of {AGENT_LIST_MAX}")
+    return texts
+
+
+def _text_map(what: str, values: Mapping[str, str]) -> dict[str, str]:
+    if len(values) > AGENT_LIST_MAX:
+        raise InvalidMessage(f"{len(values)} entries of {what} are above the limit of {AGENT_LIST_MAX}")
+    return {_text(what, key): _text(what, value) for key, value in values.items()}
