@@ -108,7 +108,9 @@ format: $(DEV) ## Let ruff mend and format what it can
 .PHONY: types
 types: $(DEV) ## mypy strict over everything, pyright over what users see
 	@$(BIN)/mypy
-	$(BIN)/pyright
+	# pyright is a JavaScript program; where there is no node, take it from the package index like everything else.
+	command -v node > /dev/null || $(PIP) -c constraints.txt 'pyright[nodejs]'
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 .PHONY: imports
 imports: $(DEV) ## Layers and cores: import-linter
@@ -135,7 +137,7 @@ examples: $(DEV) ## Run each example as a process
 .PHONY: wheel
 wheel: $(DEV) ## Build sdist and wheel into dist/
 	@rm -rf dist
-	$(BIN)/python -m build --no-isolation --outdir dist . > /dev/null
+	log=$$($(BIN)/python -m build --no-isolation --outdir dist . 2>&1) || { echo "$$log" >&2; exit 1; }
 	ls -1 dist
 
 .PHONY: wheel-check
