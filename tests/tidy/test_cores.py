@@ -58,9 +58,7 @@ def test_cores_import_modules_not_package_roots() -> None:
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in _cores()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ImportFrom)
-        and node.level == 0
-        and node.module in PACKAGES
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module in PACKAGES
     ]
 
     assert roots == []

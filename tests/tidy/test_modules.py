@@ -190,6 +190,18 @@ def test_each_test_states_its_behaviour() -> None:
     assert silent == []
 
 
+def test_each_test_can_fail() -> None:
+    """Each test asserts something, itself or through a helper whose name says that it checks."""
+    toothless = []
+    for path, test in _tests():
+        body = ast.unparse(ast.Module(test.body, []))
+        checks = re.search(r"\bassert|raises|warns|check|verify|expect|eventually|fail\(", body)
+        if not checks:
+            toothless.append(f"{_where(path, test)} {test.name}")
+
+    assert toothless == []
+
+
 def test_tests_do_not_wait_by_the_clock() -> None:
     """Tests wait for a condition (support.eventually), never for a while."""
     waits = []
