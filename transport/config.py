@@ -60,7 +60,7 @@ class LinkConfig:
     lane_bytes_max: int = 8 << 20
     """Bytes that one lane of one link queues; an empty lane takes one envelope of any size.  64 KiB to 1 GiB."""
     frame_bytes_target: int = 64 << 10
-    """A frame is closed when it holds this much: larger frames gained nothing and delay urgent lanes.  1 KiB to 1 MiB."""
+    """A frame is closed when it holds this much: larger ones gained nothing and delay urgent lanes.  1 KiB to 1 MiB."""
     frame_envelopes_target: int = 256
     """A frame is closed when it holds so many envelopes.  1 to 1024."""
     write_buffer_bytes: int = 64 << 10

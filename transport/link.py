@@ -164,6 +164,22 @@ class Endpoint(Protocol):
         """The open links by peer, in the order they were opened.  Do not modify."""
         ...
 
+    async def start(self) -> None:
+        """Listen for peers, and start the timer that keeps links alive.
+
+        Raises:
+            ListenError: The address cannot be bound.
+        """
+        ...
+
+    def set_incarnation(self, incarnation: int) -> None:
+        """Say ``incarnation`` in the hellos of links from now on; open links are not told."""
+        ...
+
+    def statistics(self) -> dict[str, int]:
+        """Counters since the start: links, traffic, refusals and drops by reason."""
+        ...
+
     async def dial(self, address: Address, expected: NodeId | None = None) -> Link:
         """Open a link to whoever answers at ``address``, or return the one that is already open to it.
 

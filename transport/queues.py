@@ -11,6 +11,8 @@ An envelope may be queued under a *key*; a later one with the same lane and key 
 a link that stalls carries the latest of a superseded value once rather than each of them late.
 """
 
+# core: no I/O
+
 from __future__ import annotations
 
 from collections import deque

@@ -32,6 +32,8 @@ peer that is blocked in sending to it still hears it.  Timeouts never wait for o
 which may be what is stuck.
 """
 
+# core: no I/O
+
 from __future__ import annotations
 
 import enum
@@ -163,7 +165,6 @@ class Session:
     """
 
     __slots__ = (
-        "_certified",
         "_config",
         "_expected",
         "_heard_s",
@@ -172,6 +173,7 @@ class Session:
         "_sent_s",
         "_since_s",
         "bye",
+        "certified",
         "hello",
         "ours",
         "rtt_s",
@@ -181,7 +183,8 @@ class Session:
 
     def __init__(self, ours: Hello, certified: NodeId, expected: NodeId | None, config: LinkConfig, now: float) -> None:
         self.ours = ours
-        self._certified = certified
+        self.certified = certified
+        """The node id that the peer's certificate proves."""
         self._expected = expected
         self._config = config
         self.state = SessionState.HELLO
@@ -200,12 +203,7 @@ class Session:
     @property
     def is_arbiter(self) -> bool:
         """Whether this side decides which of several connections is the link."""
-        return self.ours.node_id < self._certified
-
-    @property
-    def heard_s(self) -> float:
-        """When the peer was last heard."""
-        return self._heard_s
+        return self.ours.node_id < self.certified
 
     # Fast path: what happens on each frame of an open link.
 
@@ -304,9 +302,9 @@ class Session:
             raise RemoteProtocolError(
                 f"this is network {self.ours.network}, not {hello.network}", code=CloseReason.WRONG_NETWORK
             )
-        if hello.node_id != self._certified:
+        if hello.node_id != self.certified:
             raise RemoteProtocolError(
-                f"hello names node {hello.node_id}, the certificate {self._certified}",
+                f"hello names node {hello.node_id}, the certificate {self.certified}",
                 code=CloseReason.IDENTITY_MISMATCH,
             )
         if self._expected is not None and hello.node_id != self._expected:

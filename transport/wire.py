@@ -16,6 +16,8 @@ Hostile input: MessagePack can amplify (a megabyte of one-element arrays would b
 ``docs/protocol/wire.md`` is the specification of everything here.
 """
 
+# core: no I/O
+
 from __future__ import annotations
 
 import enum
