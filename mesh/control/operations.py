@@ -32,7 +32,7 @@ LISTEN_MESSAGES_MAX: Final = 1_000
 #: Ids that `mesh listen` without --agent takes: above any that people choose, and inside 53 bits for JSON.
 _TEMPORARY_AGENT_BASE: Final = 1 << 48
 
-_AGENT_ID_MAX: Final = (1 << 63) - 1
+_AGENT_ID_MAX: Final = (1 << 64) - 1
 
 
 class Arguments:
@@ -157,7 +157,7 @@ async def _broadcast(target: ControlTarget, arguments: Arguments) -> Json:
 async def _invite(target: ControlTarget, arguments: Arguments) -> Json:
     ttl_s = arguments.seconds("ttl_s", 600.0, 1.0, 30 * 86_400.0)
     uses = arguments.integer("uses", 1, 1, 10_000)
-    return {"token": await target.invite(ttl_s, uses), "ttl_s": ttl_s, "uses": uses}
+    return {"token": await target.invite(ttl_s=ttl_s, uses=uses), "ttl_s": ttl_s, "uses": uses}
 
 
 async def _events(target: ControlTarget, arguments: Arguments) -> AsyncIterator[Json]:

@@ -73,10 +73,10 @@ class ControlTarget(Protocol):
         """Send to every agent of every node."""
         ...
 
-    async def invite(self, ttl_s: float = 600.0, uses: int = 1) -> str:
+    async def invite(self, *, ttl_s: float = 600.0, uses: int = 1) -> str:
         """Make a join token."""
         ...
 
-    async def leave_network(self) -> None:
+    async def leave_network(self, *, timeout_s: float = 5.0) -> None:
         """Leave in order."""
         ...
