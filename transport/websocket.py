@@ -1,0 +1,491 @@
+"""Endpoints on a real network: WebSocket over mutual TLS 1.3.
+
+This is a shell: sockets, TLS and HTTP come in, channels (:mod:`transport.channel`) come out.  The listening socket is
+ours rather than asyncio's, because a connection must be counted from the moment it is accepted: before TLS there is
+nobody to blame and nothing to see for a library above it, and a thousand silent connections cost a megabyte of
+buffers each hundred.  At the limit the oldest unfinished handshake is cut, so silence cannot keep out a peer that
+finishes in milliseconds (the idea of TCP's SYN cache).
+
+Measured, and therefore done here: ``SSLProtocol.max_size`` is lowered, because asyncio otherwise allocates 256 KiB for
+each TLS connection; compression is off; the library's own keepalive is off, because it cannot fire while a write is
+stuck (:mod:`transport.session` does it); ``TCP_USER_TIMEOUT`` makes the kernel give up on a peer that does not
+acknowledge, where its default is a quarter of an hour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import asyncio.sslproto
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Final, Protocol, TypedDict
+
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.connection import Connection
+from websockets.asyncio.server import Server, ServerConnection
+from websockets.client import ClientProtocol
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
+from websockets.http11 import Request, Response
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
+from websockets.uri import parse_uri
+
+from .channel import Channel, ChannelClosed, ChannelLink
+from .clock import Clock
+from .config import LinkConfig
+from .endpoint import BaseEndpoint
+from .errors import CertificateRejected, HandshakeFailed, ListenError, PeerUnreachable
+from .identity.certificates import verify_peer
+from .identity.names import ALPN, server_name
+from .identity.tls import TlsContexts
+from .link import CloseReason, LinkHandler
+from .logs import get_logger
+from .tasks import TaskScope
+from .types import Address, NetworkName, NodeId
+from .wire import FRAME_BYTES_MAX
+
+log = get_logger("mesh.transport")
+
+#: Where nodes connect, and where holders of an invite do.
+MESH_PATH: Final = "/mesh"
+ENROL_PATH: Final = "/enrol"
+
+_WS_PROTOCOL_ERROR: Final = 1002
+_WS_INVALID_DATA: Final = 1007
+#: Bytes that asyncio reads from TLS at once: one TLS record.
+_TLS_READ_BYTES: Final = 16_384
+_BACKLOG: Final = 1024
+#: How long to pause accepting when the process is out of file descriptors.
+_ACCEPT_PAUSE_S: Final = 0.1
+# The library reports through logging; what matters is reported here as refusals and close reasons.
+_library_log = logging.getLogger("mesh.transport.websocket")
+_library_log.setLevel(logging.CRITICAL)
+
+
+class EnrolmentService(Protocol):
+    """Serves connections of holders of an invite."""
+
+    async def serve(self, connection: ServerConnection, leaf_der: bytes) -> None:
+        """Talk to one of them; the certificate proves only that it holds an invite authority's key."""
+        ...
+
+
+class WebSocketChannel:
+    """Frames as binary messages of one WebSocket connection."""
+
+    __slots__ = ("_connection", "remote_address")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        host, port = connection.remote_address[:2]
+        self.remote_address = Address(host, port)
+
+    async def send(self, frame: bytes) -> None:
+        """See :class:`transport.channel.Channel`."""
+        try:
+            await self._connection.send(frame)
+        except ConnectionClosed as closed:
+            raise _channel_closed(closed) from None
+
+    async def receive(self) -> bytes:
+        """See :class:`transport.channel.Channel`."""
+        try:
+            return await self._connection.recv(decode=False)
+        except ConnectionClosed as closed:
+            raise _channel_closed(closed) from None
+
+    async def close(self, code: int, detail: str) -> None:
+        """See :class:`transport.channel.Channel`."""
+        # RFC 6455 section 5.5: a control frame carries at most 125 bytes, two of which are the code.
+        reason = detail.encode()[:123].decode(errors="ignore")
+        await self._connection.close(code, reason)
+
+    def abort(self) -> None:
+        """See :class:`transport.channel.Channel`."""
+        self._connection.transport.abort()
+
+
+def _channel_closed(closed: ConnectionClosed) -> ChannelClosed:
+    if closed.rcvd is not None and (closed.sent is None or closed.rcvd_then_sent):
+        return ChannelClosed(closed.rcvd.code, closed.rcvd.reason)
+    if closed.sent is not None:
+        # We closed, or the library found the peer out: a message too big, or bytes that are not WebSocket.
+        wrong = closed.sent.code in {_WS_PROTOCOL_ERROR, _WS_INVALID_DATA}
+        return ChannelClosed(CloseReason.PROTOCOL_ERROR if wrong else closed.sent.code, closed.sent.reason)
+    return ChannelClosed(CloseReason.CONNECTION_LOST, str(closed.__cause__ or ""))
+
+
+class _Accepted(ServerConnection):
+    """A server connection whose life is run by the endpoint instead of the library's server."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        Connection.connection_made(self, transport)
+
+
+class _NoServer(Server):
+    """What a server connection asks its server: whether it still serves."""
+
+    def __init__(self) -> None:
+        self.serving = True
+
+    def is_serving(self) -> bool:
+        return self.serving
+
+
+class WebSocketEndpoint(BaseEndpoint):
+    """One node's links on a real network.
+
+    Args:
+        network: The network's name.
+        node_id: This node; its certificate must say the same.
+        incarnation: Its incarnation.
+        contexts: TLS contexts; renewed certificates are picked up from it.
+        listen: Where to listen; port 0 takes any free one (see :attr:`listening`); an empty host is all interfaces.
+        handler: Who is told about links.
+        advertise: What hellos say; default: where it listens.
+        clock: Where to read the time.
+        config: Limits and timing.
+        enrolment: Who serves holders of invites; ``None``: nobody.
+        software: Name and version for the hello.
+    """
+
+    def __init__(
+        self,
+        network: NetworkName,
+        node_id: NodeId,
+        incarnation: int,
+        contexts: TlsContexts,
+        listen: Address,
+        handler: LinkHandler,
+        *,
+        advertise: Callable[[], tuple[Address, ...]] | tuple[Address, ...] | None = None,
+        clock: Clock | None = None,
+        config: LinkConfig | None = None,
+        enrolment: EnrolmentService | None = None,
+        software: str = "peermesh",
+    ) -> None:
+        super().__init__(
+            network,
+            node_id,
+            incarnation,
+            handler,
+            clock=clock,
+            config=config,
+            advertise=advertise if advertise is not None else lambda: (self.listening,),
+            software=software,
+        )
+        self.contexts = contexts
+        self.enrolment = enrolment
+        self.listening = listen
+        """Where it listens; the port is the real one after :meth:`start`."""
+        self._sockets: list[socket.socket] = []
+        self._acceptors = TaskScope(f"listener {node_id}")
+        self._server = _NoServer()
+        # Accepted connections before they are links, oldest first, with their hosts; bounded by handshakes_max.
+        self._pending: dict[asyncio.Task[None], str] = {}
+        # Connections whose transport is not yet gone.
+        self._connections: dict[Connection, None] = {}
+
+    # Listening.
+
+    async def _listen(self) -> None:
+        _shrink_tls_buffers()
+        host, port = self.listening.host, self.listening.port
+        try:
+            self._sockets = await _bind(host, port, self.config)
+        except OSError as error:
+            raise ListenError(
+                f"cannot listen on {self.listening}: {error.strerror or error}",
+                hint=f"is port {port} in use? choose another, or 0 for any free one",
+            ) from error
+        self.listening = Address(host, self._sockets[0].getsockname()[1])
+        for listener in self._sockets:
+            self._acceptors.spawn(self._accept(listener), name="accept")
+
+    async def _stop_listening(self) -> None:
+        self._server.serving = False
+        for task in list(self._pending):
+            task.cancel()
+        # The accept tasks end first: a socket must not be closed while the loop watches it.
+        await self._acceptors.close()
+        for listener in self._sockets:
+            listener.close()
+
+    async def _accept(self, listener: socket.socket) -> None:
+        """Accept for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connected, peer = await loop.sock_accept(listener)
+            except OSError as error:
+                # Out of descriptors, or the peer was gone before we came: neither is a reason to stop.
+                self.refuse("accept", error=str(error))
+                await asyncio.sleep(_ACCEPT_PAUSE_S)
+                continue
+            host = str(peer[0])
+            self._make_room(host)
+            task = self.tasks.spawn(self._serve(connected, host), name=f"serve {host}")
+            if task is None:
+                connected.close()
+                continue
+            self._pending[task] = host
+            task.add_done_callback(self._no_longer_pending)
+
+    def _make_room(self, host: str) -> None:
+        """Cut the oldest unfinished handshake, of this host or of any, if one more would be too many."""
+        from_host = [task for task, other in self._pending.items() if other == host]
+        if len(from_host) >= self.config.handshakes_per_host_max:
+            oldest = from_host[0]
+        elif len(self._pending) >= self.config.handshakes_max:
+            oldest = next(iter(self._pending))
+        else:
+            return
+        self.refuse("handshake_evicted", host=self._pending.pop(oldest))
+        oldest.cancel()
+
+    def _no_longer_pending(self, task: asyncio.Future[None]) -> None:
+        self._pending.pop(task, None)  # type: ignore[call-overload]  # add_done_callback passes the task itself
+
+    async def _serve(self, connected: socket.socket, host: str) -> None:
+        """One accepted connection from TLS to the end of its link."""
+        try:
+            async with asyncio.timeout(self.config.handshake_timeout_s):
+                connection = await self._handshake(connected, host)
+                if connection is None:
+                    return
+                assert connection.request is not None, "the handshake ended with a request"
+                leaf = _peer_certificate(connection)
+                if connection.request.path == ENROL_PATH:
+                    assert self.enrolment is not None, "checked in _check_request"
+                    await self.enrolment.serve(connection, leaf)
+                    await connection.close()
+                    return
+        except TimeoutError:
+            self.refuse("handshake_timeout", host=host)
+            return
+        # Verified once already, before the upgrade; this reads the name again.
+        try:
+            peer = self._verify(leaf, None)
+        except CertificateRejected as error:
+            self.refuse("certificate", host=host, error=error.message)
+            connection.transport.abort()
+            return
+        link = self._begin(WebSocketChannel(connection), peer, dialled=False)
+        await self._run_pending(link)
+
+    async def _run_pending(self, link: ChannelLink) -> None:
+        """Run a link in this task; it counts as a handshake until it is decided."""
+        task = asyncio.current_task()
+        assert task is not None
+        link.decided.add_done_callback(lambda _: self._pending.pop(task, None))
+        await link.run()
+
+    async def _handshake(self, connected: socket.socket, host: str) -> _Accepted | None:
+        """TLS and the WebSocket upgrade; ``None`` if it was refused, which is counted."""
+        config, loop = self.config, asyncio.get_running_loop()
+        try:
+            _, connection = await loop.connect_accepted_socket(
+                self._new_accepted,
+                connected,
+                ssl=self.contexts.server,
+                ssl_handshake_timeout=config.handshake_timeout_s,
+                ssl_shutdown_timeout=config.close_timeout_s,
+            )
+        except (OSError, EOFError) as error:
+            # SSLError and timeouts are OSErrors.
+            self.refuse("tls", host=host, error=str(error) or type(error).__name__)
+            return None
+        self._track(connection)
+        try:
+            await connection.handshake(self._check_request, server_header=None)
+        except BaseException:
+            connection.transport.abort()
+            raise
+        if connection.state is not OPEN:
+            if connection.response is None or connection.response.status_code not in _COUNTED:
+                self.refuse("http", host=host)
+            # Answered with an HTTP error: let it out, then end.
+            connection.transport.close()
+            return None
+        return connection
+
+    def _new_accepted(self) -> _Accepted:
+        protocol = ServerProtocol(max_size=FRAME_BYTES_MAX, logger=_library_log)
+        return _Accepted(protocol, self._server, **_options(self.config))
+
+    def _check_request(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Refuse what TLS alone lets through; the answer is an HTTP status."""
+        host = str(connection.remote_address[0])
+        if _alpn(connection) != ALPN:
+            self.refuse("alpn", host=host)
+            return connection.respond(HTTPStatus.MISDIRECTED_REQUEST, f"speak {ALPN}\n")
+        if request.path == ENROL_PATH and self.enrolment is not None:
+            return None
+        if request.path != MESH_PATH:
+            self.refuse("path", host=host, path=request.path[:80])
+            return connection.respond(HTTPStatus.NOT_FOUND, "no such path\n")
+        try:
+            self._verify(_peer_certificate(connection), None)
+        except CertificateRejected as error:
+            self.refuse("certificate", host=host, error=error.message)
+            return connection.respond(HTTPStatus.FORBIDDEN, f"{error.message}\n")
+        return None
+
+    # Dialling.
+
+    async def _connect(self, address: Address, expected: NodeId | None) -> tuple[Channel, NodeId]:
+        name = server_name(self.network, expected)
+        connection = await self._open(address, name)
+        try:
+            if _alpn(connection) != ALPN:
+                raise HandshakeFailed(f"{address} does not speak {ALPN}")
+            peer = self._verify(_peer_certificate(connection), expected)
+            await connection.handshake(user_agent_header=None)
+        except InvalidStatus as error:
+            connection.transport.abort()
+            text = (error.response.body or b"")[:200].decode(errors="replace").strip()
+            raise HandshakeFailed(f"{address} refused the connection: {error.response.status_code} {text}") from error
+        except (InvalidHandshake, WebSocketException, EOFError, OSError) as error:
+            connection.transport.abort()
+            raise HandshakeFailed(
+                f"{address} ended the handshake: {error}",
+                hint="it may have refused this node's certificate; its log says why",
+            ) from error
+        except CertificateRejected as error:
+            connection.transport.abort()
+            raise HandshakeFailed(f"{address}: {error.message}", hint=error.hint) from error
+        except BaseException:
+            connection.transport.abort()
+            raise
+        return WebSocketChannel(connection), peer
+
+    async def _open(self, address: Address, name: str) -> ClientConnection:
+        """TCP and TLS."""
+        config = self.config
+        uri = parse_uri(f"wss://{name}:{address.port}{MESH_PATH}")
+
+        def new_connection() -> ClientConnection:
+            protocol = ClientProtocol(uri, max_size=FRAME_BYTES_MAX, logger=_library_log)
+            return ClientConnection(protocol, **_options(config))
+
+        try:
+            transport, connection = await asyncio.get_running_loop().create_connection(
+                new_connection,
+                address.host,
+                address.port,
+                ssl=self.contexts.client,
+                server_hostname=name,
+                ssl_handshake_timeout=config.dial_timeout_s,
+                ssl_shutdown_timeout=config.close_timeout_s,
+                happy_eyeballs_delay=0.25,
+            )
+        except ssl.SSLCertVerificationError as error:
+            raise HandshakeFailed(f"{address} is not {name}, or not of this network: {error.verify_message}") from error
+        except (ssl.SSLError, ConnectionResetError, EOFError) as error:
+            raise HandshakeFailed(f"{address} does not speak TLS as peermesh does: {error}") from error
+        except OSError as error:
+            raise PeerUnreachable(f"{address}: {error.strerror or error}") from error
+        _limit_silence(transport.get_extra_info("socket"), config)
+        self._track(connection)
+        return connection
+
+    # Both.
+
+    def _verify(self, leaf: bytes, expected: NodeId | None) -> NodeId:
+        return verify_peer(
+            leaf,
+            authority=self.contexts.credentials.authority_certificate,
+            network=self.network,
+            now=datetime.fromtimestamp(self.clock.wall(), UTC),
+            expected=expected,
+        )
+
+    def _track(self, connection: Connection) -> None:
+        self._connections[connection] = None
+        connection.connection_lost_waiter.add_done_callback(lambda _: self._connections.pop(connection, None))
+
+    async def _released(self) -> None:
+        waiters = [connection.connection_lost_waiter for connection in self._connections]
+        for connection in list(self._connections):
+            connection.transport.abort()
+        if waiters:
+            await asyncio.wait(waiters, timeout=self.config.close_timeout_s)
+
+
+#: HTTP answers that were counted where they were given.
+_COUNTED: Final = (HTTPStatus.MISDIRECTED_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN)
+
+
+class _Options(TypedDict):
+    ping_interval: float | None
+    close_timeout: float
+    max_queue: int
+    write_limit: int
+
+
+def _options(config: LinkConfig) -> _Options:
+    return {
+        "ping_interval": None,
+        "close_timeout": config.close_timeout_s,
+        "max_queue": config.receive_frames_max,
+        "write_limit": config.write_buffer_bytes,
+    }
+
+
+def _peer_certificate(connection: Connection) -> bytes:
+    """The peer's leaf in DER; TLS demanded one."""
+    tls: ssl.SSLObject = connection.transport.get_extra_info("ssl_object")
+    return tls.getpeercert(binary_form=True) or b""
+
+
+def _alpn(connection: Connection) -> str | None:
+    tls: ssl.SSLObject = connection.transport.get_extra_info("ssl_object")
+    return tls.selected_alpn_protocol()
+
+
+async def _bind(host: str, port: int, config: LinkConfig) -> list[socket.socket]:
+    """Listening sockets for every address of ``host``, all on one port."""
+    found = await asyncio.get_running_loop().getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    sockets: list[socket.socket] = []
+    try:
+        for family, _, _, _, target in dict.fromkeys(found):
+            listener = socket.socket(family, socket.SOCK_STREAM)
+            sockets.append(listener)
+            listener.setblocking(False)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                # IPv4 has its own socket where it is wanted.
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # Accepted sockets inherit it.
+            _limit_silence(listener, config)
+            listener.bind((target[0], port, *target[2:]))
+            listener.listen(_BACKLOG)
+            # Port 0: all addresses get the port that the first one got.
+            port = listener.getsockname()[1]
+    except OSError:
+        for listener in sockets:
+            listener.close()
+        raise
+    return sockets
+
+
+def _limit_silence(connected: socket.socket, config: LinkConfig) -> None:
+    """Let the kernel give up when sent data is not acknowledged for the keepalive timeout (Linux)."""
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if option is not None:
+        connected.setsockopt(socket.IPPROTO_TCP, option, int(config.keepalive_timeout_s * 1000))
+
+
+def _shrink_tls_buffers() -> None:
+    """Make asyncio read TLS in records of 16 KiB: it allocates its buffer, 256 KiB otherwise, for each connection.
+
+    The attribute is not documented but has been there since Python 3.11; without it links are only larger.
+    """
+    if getattr(asyncio.sslproto.SSLProtocol, "max_size", 0) > _TLS_READ_BYTES:
+        asyncio.sslproto.SSLProtocol.max_size = _TLS_READ_BYTES
