@@ -10,6 +10,8 @@ so each body stands on its own however many a table needs: what the interval cov
 sender lacks.
 """
 
+# core: no I/O
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -66,7 +68,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """All that the sender knows of nodes with ``after < node_id <= upto``, in that order (``upto`` "": no upper end)."""
+    """All that the sender knows of nodes with ``after < node_id <= upto``, in order (``upto`` "": no upper end)."""
 
     after: str
     upto: str

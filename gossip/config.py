@@ -5,6 +5,8 @@ The figures of the presets are derived from the reference study of memberlist, s
 what SWIM over UDP detects in nine.
 """
 
+# core: no I/O
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace

@@ -6,6 +6,8 @@ on it.  Timers are effects with a token; a timer that fires after it was superse
 is ignored, so nothing is ever cancelled.
 """
 
+# core: no I/O
+
 from __future__ import annotations
 
 import enum

@@ -16,6 +16,8 @@ false.  The owner jumps above it anyway (whoever believed it must see a higher v
 :data:`REFUTATION_JUMP_MAX` at once: otherwise one crafted claim could use up all 65,535 refutations of a life.
 """
 
+# core: no I/O
+
 from __future__ import annotations
 
 from typing import Final

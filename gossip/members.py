@@ -17,6 +17,8 @@ departed.  It is a sum of hashes and thus kept up to date in constant time.  Dea
 tables forget them at different moments, and must not look different, or teach each other their tombstones again.
 """
 
+# core: no I/O
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,0 +1,547 @@
+"""Membership: who is in the network and how they are, agreed on by gossip.
+
+Every node keeps the whole table (:mod:`gossip.members`) and changes it on four kinds of evidence: its own links
+(authenticated, so the best), *news* from peers, *states* exchanged with them, and its own timers.
+
+Failure detection here is the first version.  A link that breaks is at once suspicion, never death: the observer
+tells everybody, the overlay redials, and the accused, who hears of it over any other link, refutes by raising its
+incarnation.  Only a suspect that has neither refuted nor been linked to for ``suspicion_s`` is dead.  While a link
+to a suspect is open its keepalive proves that it lives, so it is reminded instead of declared dead.  The suspicion
+and refutation rules are SWIM's (Das, Gupta, Motivala 2002); that a peer's "dead" arriving with a table exchange
+counts as suspicion only is memberlist's.  Step 2 adds probing, direct and through others, and Lifeguard's timing.
+
+Dissemination: what a node itself found out goes to all its links, what it heard goes on to a few at random; the
+accused is always told.  Beneath this, heartbeats carry the table's digest, and two nodes whose digests stay
+different exchange what differs (three bodies: digest, states + want, states), at most one exchange per interval.
+News are therefore an optimisation that may be lost, and anti-entropy is what makes tables converge.
+
+What a process must never do is argue with its successor: a claim about its own node id with a higher life means
+that another process took its place.  The claim is persisted (so that a restart takes a higher life still) and
+:class:`~gossip.events.Superseded` ends this core.
+"""
+
+# core: no I/O
+
+from __future__ import annotations
+
+import enum
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from transport.errors import LocalProtocolError
+from transport.types import NodeId
+
+from .codec import (
+    ENTRIES_MAX,
+    Body,
+    Digest,
+    Entry,
+    Heartbeat,
+    News,
+    States,
+    Want,
+    bare,
+    chunks,
+    decode,
+    digests,
+    encode,
+)
+from .config import GossipConfig
+from .events import (
+    AddressesChanged,
+    DialFailed,
+    Doubted,
+    Effect,
+    Event,
+    LeaveRequested,
+    LinkLost,
+    LinkOpened,
+    Member,
+    MemberChanged,
+    MemberForgotten,
+    MemberState,
+    MetaChanged,
+    Persist,
+    Received,
+    Send,
+    SetTimer,
+    Stalled,
+    Started,
+    Superseded,
+    TimerFired,
+    Unlink,
+)
+from .incarnation import is_plausible, life_of, refute
+from .members import MemberTable, details_win, is_gone, status_wins
+
+
+class _How(enum.Enum):
+    """How a claim came to us."""
+
+    OWN = enum.auto()
+    """We concluded it, or the peer said it of itself over its own link."""
+    NEWS = enum.auto()
+    STATE = enum.auto()
+
+
+@dataclass(slots=True)
+class _Link:
+    """One linked peer."""
+
+    incarnation: int
+    heard: bool = False
+    differs: int = 0
+    """Heartbeats in a row whose digest was not ours."""
+    digests_left: int = 0
+    wants_left: int = 0
+    """What we still answer before the next tick: whoever asks for more is ignored."""
+
+
+@dataclass(slots=True)
+class _Suspicion:
+    token: int
+    since: float
+    deadline: float
+
+
+@dataclass(slots=True)
+class _News:
+    """A change that waits to be told."""
+
+    to_all: bool
+    details: bool
+    heard_from: tuple[NodeId, ...]
+    """Peers that know it already."""
+
+
+class MembershipCore:
+    """One node's view of the membership.
+
+    Args:
+        self_member: This node: its id, incarnation and addresses; the state must be ``ALIVE``.
+        config: Limits and times.
+        rng: The only randomness.
+    """
+
+    def __init__(self, self_member: Member, config: GossipConfig, rng: random.Random) -> None:
+        # Version 0 means "the owner has said nothing", so that our own first word counts everywhere.
+        self._me = replace(self_member, meta_version=max(self_member.meta_version, 1))
+        self._config = config
+        self._rng = rng
+        self._now = 0.0
+        self._effects: list[Effect] = []
+        self._links: dict[NodeId, _Link] = {}
+        self._outbox: dict[NodeId, _News] = {}
+        self._suspicions: dict[NodeId, _Suspicion] = {}
+        self._next_token = 0
+        self._tick_token = self._flush_token = -1
+        self._slow_until = 0.0
+        self._ended = False
+        self.table = MemberTable(self._me, config)
+        self.counters = {
+            "syncs_started": 0,
+            "news_sent": 0,
+            "suspicions": 0,
+            "deaths": 0,
+            "refutations": 0,
+            "claims_implausible": 0,
+            "requests_over_limit": 0,
+            "received_unlinked": 0,
+        }
+
+    @property
+    def me(self) -> Member:
+        """This node as it now describes itself."""
+        return self._me
+
+    @property
+    def ended(self) -> bool:
+        """Whether this node left or was superseded; the core then does nothing more."""
+        return self._ended
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take one event and return what to do about it, in order.
+
+        Args:
+            event: What happened.
+            now: Seconds on any clock that never goes back.
+
+        Raises:
+            RemoteProtocolError: A received body is not allowed; nothing changed.
+            LocalProtocolError: Our own metadata or addresses are over the limit; nothing changed.
+        """
+        if self._ended:
+            return []
+        self._now = now
+        match event:
+            case Received():
+                self._received(event)
+            case TimerFired():
+                self._timer(event.token)
+            case Started():
+                self._tick()
+            case LinkOpened():
+                self._link_opened(event)
+            case LinkLost():
+                self._link_lost(event)
+            case DialFailed():
+                self._dial_failed(event)
+            case Doubted():
+                self._accuse(event.peer)
+            case Stalled():
+                self._stalled(event.duration_s)
+            case MetaChanged():
+                if len(event.meta) > self._config.meta_bytes_max:
+                    raise LocalProtocolError(
+                        f"metadata of {len(event.meta)} bytes exceeds {self._config.meta_bytes_max} bytes"
+                    )
+                self._publish(replace(self._me, meta=event.meta, meta_version=self._me.meta_version + 1))
+            case AddressesChanged():
+                addresses = event.addresses[: self._config.addresses_max]
+                self._publish(replace(self._me, addresses=addresses, meta_version=self._me.meta_version + 1))
+            case LeaveRequested():
+                self._leave()
+            case _:
+                pass  # the overlay's or the broadcast core's
+        effects, self._effects = self._effects, []
+        return effects
+
+    # --- links ------------------------------------------------------------------------------------------------
+
+    def _link_opened(self, event: LinkOpened) -> None:
+        self._links[event.peer] = link = _Link(event.incarnation)
+        self._allow(link)
+        hello = Member(event.peer, event.incarnation, MemberState.ALIVE, event.addresses)
+        known = self.table.known(event.peer)
+        if known is not None and life_of(known.incarnation) > life_of(event.incarnation):
+            # An older process of that node: tell it that it was superseded, then part.
+            self._send(event.peer, News((bare(known),)))
+            self._effects.append(Unlink(event.peer, "another process with this node id has a higher life"))
+            return
+        self._learn(hello, event.peer, _How.OWN)
+        self._tell_if_accused(event.peer, event.incarnation)
+        self._send(event.peer, self._heartbeat(), key="heartbeat")
+
+    def _link_lost(self, event: LinkLost) -> None:
+        link = self._links.pop(event.peer, None)
+        member = self.table.get(event.peer)
+        if link is None or member is None or life_of(member.incarnation) != life_of(link.incarnation):
+            return  # the link was to a process that a newer one has replaced: no evidence about the newer one
+        if event.left:
+            self._learn(replace(bare(member), state=MemberState.LEFT), event.peer, _How.OWN)
+        elif not event.wanted:
+            self._accuse(event.peer)
+            if (suspicion := self._suspicions.get(event.peer)) is not None:
+                # Somebody else's suspicion may be nearly over; without the link's evidence it gets its full time.
+                suspicion.deadline = max(suspicion.deadline, self._now + self._suspicion_s())
+
+    def _dial_failed(self, event: DialFailed) -> None:
+        suspicion = self._suspicions.get(event.peer)
+        if suspicion is not None and event.refused and event.peer not in self._links:
+            deadline = max(self._now, suspicion.since + self._config.suspicion_refused_s)
+            if deadline < suspicion.deadline and self._now >= self._slow_until:
+                suspicion.deadline = deadline
+                suspicion.token = self._set_timer(deadline - self._now)
+
+    def _tell_if_accused(self, peer: NodeId, incarnation: int) -> None:
+        """If ``peer`` lives and we believe worse of it, it must know to be able to refute."""
+        member = self.table.get(peer)
+        if member is not None and status_wins(member, Member(peer, incarnation, MemberState.ALIVE)):
+            self._send(peer, News((bare(member),)))
+
+    # --- beliefs ----------------------------------------------------------------------------------------------
+
+    def _learn(self, claim: Member, source: NodeId | None, how: _How) -> None:
+        """Merge one claim, and tell the layer above and the peers if it changed anything."""
+        if claim.node_id == self._me.node_id:
+            self._about_me(claim)
+            return
+        before = self.table.get(claim.node_id)
+        known = self.table.known(claim.node_id)
+        if how is not _How.OWN and known is not None and not is_plausible(known.incarnation, claim.incarnation):
+            self.counters["claims_implausible"] += 1
+            return
+        if before is None and is_gone(claim.state):
+            self.table.bury(claim, self._now)
+            return
+        if claim.state is MemberState.DEAD and how is not _How.OWN and before is not None:
+            proven = how is _How.NEWS and not self._is_linked(claim)
+            if not proven and before.state is not MemberState.DEAD:
+                claim = replace(claim, state=MemberState.SUSPECT)
+        after = self.table.join(claim)
+        if after is None:
+            if (waiting := self._outbox.get(claim.node_id)) is not None and source is not None:
+                waiting.heard_from += (source,)
+            return
+        self._store(before, after, source, to_all=how is _How.OWN)
+
+    def _store(self, before: Member | None, after: Member, source: NodeId | None, *, to_all: bool) -> None:
+        self.table.put(after, self._now)
+        self._effects.append(MemberChanged(before, after))
+        if after.state is not MemberState.SUSPECT:
+            self._suspicions.pop(after.node_id, None)
+            self.counters["deaths"] += after.state is MemberState.DEAD
+        elif before is None or (before.state, before.incarnation) != (after.state, after.incarnation):
+            self._suspect(after.node_id)
+        details = before is None or details_win(after, before)
+        heard_from = () if source is None else (source,)
+        if (waiting := self._outbox.get(after.node_id)) is not None:
+            to_all, details = to_all or waiting.to_all, details or waiting.details
+        self._outbox[after.node_id] = _News(to_all, details, heard_from)
+        if self._flush_token < 0:
+            self._flush_token = self._set_timer(self._config.flush_delay_s)
+
+    def _publish(self, me: Member) -> None:
+        """Describe ourselves anew."""
+        before, self._me = self._me, me
+        self._store(before, me, None, to_all=True)
+
+    def _about_me(self, claim: Member) -> None:
+        """Somebody speaks of this node: refute what is wrong, or learn that our time is over."""
+        life, claimed = life_of(self._me.incarnation), life_of(claim.incarnation)
+        if claimed < life:
+            return
+        if claimed > life:
+            self._supersede(claim.incarnation, "another process has this node id and a higher life")
+            return
+        if claim.state is MemberState.LEFT:
+            self._supersede(claim.incarnation, "the network holds that this process left")
+            return
+        if not is_plausible(self._me.incarnation, claim.incarnation):
+            self.counters["claims_implausible"] += 1
+            return
+        if status_wins(claim, self._me):
+            raised = refute(self._me.incarnation, claim.incarnation)
+            if raised is None:
+                self._supersede(claim.incarnation, "this process has no refutations left")
+                return
+            self.counters["refutations"] += 1
+            self._publish(replace(self._me, incarnation=raised))
+        if claim.meta_version > self._me.meta_version and claim.meta_version < 1 << 52:
+            # Not ours, whoever made it up; ours must win again.
+            self._publish(replace(self._me, meta_version=claim.meta_version + 1))
+
+    def _supersede(self, incarnation: int, why: str) -> None:
+        self._ended = True
+        self._effects += Persist(incarnation), Superseded(incarnation, why)
+
+    def _leave(self) -> None:
+        before, self._me = self._me, replace(self._me, state=MemberState.LEFT)
+        self._ended = True
+        self.table.put(self._me, self._now)
+        self._effects.append(MemberChanged(before, self._me))
+        for peer in self._links:
+            self._send(peer, News((bare(self._me),)))
+
+    # --- suspicion --------------------------------------------------------------------------------------------
+
+    def _accuse(self, peer: NodeId) -> None:
+        member = self.table.get(peer)
+        if member is not None and member.state is MemberState.ALIVE and peer not in self._links:
+            self._learn(replace(bare(member), state=MemberState.SUSPECT), None, _How.OWN)
+
+    def _suspect(self, peer: NodeId) -> None:
+        self.counters["suspicions"] += 1
+        delay_s = self._suspicion_s()
+        self._suspicions[peer] = _Suspicion(self._set_timer(delay_s), self._now, self._now + delay_s)
+
+    def _suspicion_s(self) -> float:
+        """Twice the usual just after we stood still ourselves: others' answers are still queued here."""
+        return self._config.suspicion_s * (2.0 if self._now < self._slow_until else 1.0)
+
+    def _suspicion_over(self, peer: NodeId, suspicion: _Suspicion) -> None:
+        member = self.table.get(peer)
+        if member is None:  # pragma: no cover - suspects are never forgotten; for the type checker
+            return
+        if self._now < suspicion.deadline:
+            suspicion.token = self._set_timer(suspicion.deadline - self._now)
+        elif self._is_linked(member):
+            self._send(peer, News((bare(member),)))
+            suspicion.deadline = self._now + self._config.suspicion_s
+            suspicion.token = self._set_timer(self._config.suspicion_s)
+        else:
+            self._learn(replace(bare(member), state=MemberState.DEAD), None, _How.OWN)
+
+    def _stalled(self, duration_s: float) -> None:
+        """We were deaf: every running suspicion gets the time back, and new ones are patient for a while."""
+        credit_s = min(duration_s, self._config.stall_credit_s_max)
+        self._slow_until = max(self._slow_until, self._now + 2 * credit_s)
+        for suspicion in self._suspicions.values():
+            suspicion.deadline = max(suspicion.deadline, self._now) + credit_s
+
+    def _is_linked(self, member: Member) -> bool:
+        link = self._links.get(member.node_id)
+        return link is not None and life_of(link.incarnation) == life_of(member.incarnation)
+
+    # --- timers and dissemination -----------------------------------------------------------------------------
+
+    def _timer(self, token: int) -> None:
+        if token == self._tick_token:
+            self._tick()
+        elif token == self._flush_token:
+            self._flush_token = -1
+            self._flush()
+        else:
+            for peer, suspicion in self._suspicions.items():
+                if suspicion.token == token:
+                    self._suspicion_over(peer, suspicion)
+                    break
+
+    def _set_timer(self, delay_s: float) -> int:
+        token = self._next_token
+        self._next_token += 1
+        self._effects.append(SetTimer(token, delay_s))
+        return token
+
+    def _tick(self) -> None:
+        """Heartbeats, one table exchange if one is due, and forgetting."""
+        self._tick_token = self._set_timer(self._config.heartbeat_interval_s * self._rng.uniform(0.9, 1.1))
+        self._effects += [MemberForgotten(member) for member in self.table.reap(self._now)]
+        heartbeat = encode(self._heartbeat())
+        for peer, link in self._links.items():
+            self._allow(link)
+            self._effects.append(Send(peer, heartbeat, key="heartbeat"))
+        # Twice in a row, because news that are under way explain a single difference.
+        differing = [peer for peer, link in self._links.items() if link.differs >= 2]
+        if differing:
+            self._sync(self._rng.choice(differing))
+
+    def _heartbeat(self) -> Heartbeat:
+        return Heartbeat(self._me.incarnation, self.table.digest, len(self.table) - self.table.gone_count)
+
+    def _allow(self, link: _Link) -> None:
+        link.digests_left = 2 + 2 * (len(self.table) // ENTRIES_MAX)
+        link.wants_left = 64 + 2 * len(self.table)
+
+    def _flush(self) -> None:
+        """Send what is new: one body per peer and chunk, equal bodies encoded once."""
+        outbox, self._outbox = self._outbox, {}
+        peers = list(self._links)
+        few = peers
+        if len(peers) > self._config.forward_fanout:
+            few = self._rng.sample(peers, self._config.forward_fanout)
+        chosen = frozenset(few)
+        encoded: dict[tuple[NodeId, ...], list[bytes]] = {}
+        for peer in peers:
+            told = tuple(
+                node_id
+                for node_id, news in outbox.items()
+                if (news.to_all or node_id == peer or peer in chosen) and peer not in news.heard_from
+            )
+            if not told:
+                continue
+            if told not in encoded:
+                claims = (self._wording(node_id, outbox[node_id]) for node_id in told)
+                encoded[told] = [encode(News(chunk)) for chunk in chunks(claims, self._config.sync_body_bytes_max)]
+            self.counters["news_sent"] += len(encoded[told])
+            self._effects += [Send(peer, body) for body in encoded[told]]
+
+    def _wording(self, node_id: NodeId, news: _News) -> Member:
+        member = self.table.known(node_id)
+        if member is None:  # pragma: no cover - nothing that changed just now is forgotten; for the type checker
+            raise AssertionError(node_id)
+        large = len(member.meta) > self._config.forward_meta_bytes_max and not news.to_all
+        return member if news.details and not large else bare(member)
+
+    def _send(self, peer: NodeId, body: Body, key: str | None = None) -> None:
+        self._effects.append(Send(peer, encode(body), key))
+
+    # --- receiving --------------------------------------------------------------------------------------------
+
+    def _received(self, event: Received) -> None:
+        link = self._links.get(event.peer)
+        if link is None:
+            self.counters["received_unlinked"] += 1
+            return
+        body = decode(event.body, self._config)
+        match body:
+            case Heartbeat():
+                self._heard(event.peer, link, body)
+            case News():
+                self._learn_all(body.claims, event.peer, _How.NEWS)
+            case States():
+                self._learn_all(body.claims, event.peer, _How.STATE)
+            case Digest():
+                if self._charge(link.digests_left, 1):
+                    link.digests_left -= 1
+                    self._compare(event.peer, body)
+            case Want():
+                if self._charge(link.wants_left, len(body.node_ids)):
+                    link.wants_left -= len(body.node_ids)
+                    wanted = [m for n in body.node_ids if (m := self.table.get(n)) is not None]
+                    self._send_states(event.peer, wanted)
+            case None:
+                pass  # of a later version
+
+    def _charge(self, left: int, cost: int) -> bool:
+        if cost > left:
+            self.counters["requests_over_limit"] += 1
+            return False
+        return True
+
+    def _learn_all(self, claims: Iterable[Member], source: NodeId, how: _How) -> None:
+        for claim in claims:
+            if self._ended:
+                break
+            self._learn(claim, source, how)
+
+    def _heard(self, peer: NodeId, link: _Link, heartbeat: Heartbeat) -> None:
+        if life_of(heartbeat.incarnation) != life_of(link.incarnation):
+            self.counters["claims_implausible"] += 1
+            return
+        self._learn(Member(peer, heartbeat.incarnation, MemberState.ALIVE), peer, _How.OWN)
+        if link.heard:
+            self._tell_if_accused(peer, heartbeat.incarnation)
+        link.differs = link.differs + 1 if heartbeat.digest != self.table.digest else 0
+        if not link.heard and link.differs and self._me.node_id < peer:
+            self._sync(peer)  # a new link is where tables differ most; one side is enough
+        link.heard = True
+
+    # --- exchange of tables -----------------------------------------------------------------------------------
+
+    def _sync(self, peer: NodeId) -> None:
+        self.counters["syncs_started"] += 1
+        self._links[peer].differs = 0
+        for digest in digests(self.table):
+            self._send(peer, digest)
+
+    def _compare(self, peer: NodeId, digest: Digest) -> None:
+        """Send what we know better, ask for what the peer does."""
+        listed = {entry.node_id: entry for entry in digest.entries}
+        theirs_lacks = [
+            member
+            for member in self.table
+            if member.node_id not in listed
+            and not is_gone(member.state)
+            and digest.after < member.node_id
+            and (not digest.upto or member.node_id <= digest.upto)
+        ]
+        push, want = theirs_lacks, []
+        for entry in digest.entries:
+            ours = self.table.known(entry.node_id)
+            if ours is None and not is_gone(entry.state):
+                want.append(entry.node_id)
+                continue
+            claim = Member(entry.node_id, entry.incarnation, entry.state)
+            if ours is not None and status_wins(ours, claim) | (_details(ours) > _details(entry)):
+                push.append(ours)
+            if ours is not None and self.table.get(entry.node_id) is None and not status_wins(claim, ours):
+                continue  # our tombstone stands: nothing to ask for
+            if ours is not None and _details(entry) > _details(ours) and entry.node_id != self._me.node_id:
+                want.append(entry.node_id)
+            else:
+                self._learn(claim, peer, _How.STATE)
+                if self._ended:
+                    return
+        self._send_states(peer, push)
+        if want:
+            self._send(peer, Want(tuple(want)))
+
+    def _send_states(self, peer: NodeId, members: list[Member]) -> None:
+        for chunk in chunks(members, self._config.sync_body_bytes_max):
+            self._send(peer, States(chunk))
+
+
+def _details(known: Member | Entry) -> tuple[int, int]:
+    return life_of(known.incarnation), known.meta_version
