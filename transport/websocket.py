@@ -175,9 +175,10 @@ class WebSocketEndpoint(BaseEndpoint):
             handler,
             clock=clock,
             config=config,
-            advertise=advertise if advertise is not None else lambda: (self.listening,),
+            advertise=advertise if advertise is not None else self._where_it_listens,
             software=software,
         )
+        _shrink_tls_buffers()
         self.contexts = contexts
         self.enrolment = enrolment
         self.listening = listen
@@ -192,8 +193,10 @@ class WebSocketEndpoint(BaseEndpoint):
 
     # Listening.
 
+    def _where_it_listens(self) -> tuple[Address, ...]:
+        return (self.listening,) if self.listening.port else ()
+
     async def _listen(self) -> None:
-        _shrink_tls_buffers()
         host, port = self.listening.host, self.listening.port
         try:
             self._sockets = await _bind(host, port, self.config)
