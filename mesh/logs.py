@@ -88,7 +88,7 @@ def configure_logging(
         root.setLevel(before[0])
         ours.setLevel(before[1])
         try:
-            handler.records.put_nowait(None)
+            handler.records.put(None, timeout=STOP_WAIT_S)
         except Full:
             pass  # nobody reads the lines, so nobody misses them; the thread dies with the process
         else:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
-from .options import AsJson, DataDir, Network, Node, connect
+from mesh.control.client import ControlClient
+from mesh.control.locate import RunningNode
+from mesh.control.protocol import ControlTimeout
+
+from .options import AsJson, DataDir, Network, Node, connect, find_node
 from .outcome import reported
 from .output import flattened, print_json, print_table
-from .values import plain, seconds
+from .values import seconds
 
 #: A node that leaves tells its peers, closes its links and removes its files; more than this is a hang.
 _LEAVE_S: Final = 30.0
@@ -118,13 +122,29 @@ def leave(data_dir: DataDir = None, network: Network = None, node_id: Node = Non
 
     Example: mesh leave --node-id planner-1
     """
-    with reported(as_json=as_json), connect(data_dir, network, node_id) as client:
-        document: dict[str, Any] = client.call("leave", timeout_s=_LEAVE_S)
-        document["ended"] = client.wait_closed(_LEAVE_S)
+    with reported(as_json=as_json):
+        running = find_node(data_dir, network, node_id)
+        with ControlClient(running.socket_path) as client:
+            client.call("leave")
+            ended = client.wait_closed(_LEAVE_S) and _ends(running)
+        if not ended:
+            raise ControlTimeout(
+                f"node {running.node_id} was told to leave and has not ended after {_LEAVE_S:g} s",
+                hint="look at its log, or end its process",
+            )
         if as_json:
-            print_json(document)
+            print_json({"node_id": running.node_id, "network": running.network, "left": True})
         else:
-            print(f"node {plain(document['node_id'])} has left")
+            print(f"node {running.node_id} has left")
+
+
+def _ends(running: RunningNode) -> bool:
+    deadline = time.monotonic() + _LEAVE_S  # noqa: TID251 - a command waits for another process
+    while not running.has_ended():
+        if time.monotonic() >= deadline:  # noqa: TID251
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def _ago(stamp_ms: int) -> str:

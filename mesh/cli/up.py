@@ -111,7 +111,7 @@ async def _serve(net: AgentNetworkManager, config: MeshConfig, stop: asyncio.Eve
     bind_node(network=config.network, node_id=node.node_id)
     data_dir = config.data_dir or default_data_dir()
     path = await asyncio.to_thread(control_socket_path, data_dir, config.network, NodeId(node.node_id))
-    server = ControlServer(net, path, left=stop.set)
+    server = ControlServer(net, path, leave=stop.set)
     await server.start()
     events = net.events()
     watchers: set[asyncio.Future[Any]] = set()

@@ -6,6 +6,7 @@ chosen without being named, several are listed for the user to choose from.
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Final
 
 from mesh.errors import AmbiguousNode, MeshError, NodeNotRunning
 from transport.identity.datadir import control_socket_path, known_networks, known_nodes
+from transport.identity.files import try_lock
 from transport.types import NetworkName, NodeId
 
 #: A local socket accepts at once or not at all.
@@ -25,7 +27,16 @@ class RunningNode:
 
     network: NetworkName
     node_id: NodeId
+    directory: Path
     socket_path: Path
+
+    def has_ended(self) -> bool:
+        """Whether its process has given the node's directory up, which is the last thing it does."""
+        lock = try_lock(self.directory / "lock")
+        if lock is None:
+            return False
+        os.close(lock)
+        return True
 
 
 def running_nodes(
@@ -40,7 +51,7 @@ def running_nodes(
             except MeshError:
                 continue  # a reserved name, or a fallback directory that is not ours: nothing of ours runs there
             if accepts(path):
-                found.append(RunningNode(each_network, each_node, path))
+                found.append(RunningNode(each_network, each_node, data_dir / each_network / each_node, path))
     return found
 
 

@@ -56,13 +56,15 @@ class ControlServer:
         target: The node.
         path: Where the socket goes.  What a killed node left there is replaced: the caller holds the lock on the
             directory, so nobody else can be listening.
-        left: Called once after a client made the node leave.
+        leave: Called when a client asks the node to leave, after it was answered; begins the leaving, which ends
+            with :meth:`close`.  Default: the target's ``leave_network``, in a task.
     """
 
-    def __init__(self, target: ControlTarget, path: Path, *, left: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, target: ControlTarget, path: Path, *, leave: Callable[[], None] | None = None) -> None:
         self._target = target
         self._path = path
-        self._left = left
+        self._leave = leave if leave is not None else self._leave_in_task
+        self._leaving: asyncio.Task[None] | None = None
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
 
@@ -112,10 +114,10 @@ class ControlServer:
         except Exception:  # noqa: BLE001 - one client's trouble must not reach the node
             _log.exception("control client failed")
         finally:
-            self._clients.discard(task)
             writer.close()
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 await writer.wait_closed()
+            self._clients.discard(task)
 
     def _refusal(self, writer: asyncio.StreamWriter) -> ControlError | None:
         uid = peer_uid(writer.get_extra_info("socket"))
@@ -164,18 +166,21 @@ class ControlServer:
             response = Failure(ControlError(f"{request.op!r} failed inside the node: {error!r}", changed=True))
         await self._write(writer, response)
         if request.op == "leave" and isinstance(response, Result):
-            self._left()
+            self._leave()
 
     async def _call(self, request: Request) -> object:
         if request.op == "leave":
-            node_id = self._target.node.node_id
-            await self._target.leave_network()
-            return {"node_id": node_id, "left": True}
+            # Answered first: the socket goes with the node, and its closing tells the client the rest.
+            return {"node_id": self._target.node.node_id, "leaving": True}
         call = CALLS.get(request.op)
         if call is None:
             known = ", ".join(sorted([*CALLS, *STREAMS, "leave"]))
             raise ControlError(f"the running node does not know the request {request.op!r}", hint=f"it knows {known}")
         return await call(self._target, Arguments(request.args, request.timeout_s))
+
+    def _leave_in_task(self) -> None:
+        if self._leaving is None:
+            self._leaving = asyncio.get_running_loop().create_task(self._target.leave_network(), name="control: leave")
 
     async def _stream(self, request: Request, writer: asyncio.StreamWriter) -> None:
         items = STREAMS[request.op](self._target, Arguments(request.args, request.timeout_s))

@@ -1,0 +1,105 @@
+"""A node without a network, for tests of what commands a running one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from mesh.errors import AgentIdInUse, RequestTimeout, UnknownAgent
+from mesh.events import MeshEvent, NodeJoined
+from mesh.types import AgentInfo, AgentMessage, AgentNode, DeliveryStatus, MessageType, NodeStatus, Receipt
+
+Handler = Callable[[AgentMessage], Awaitable[bytes | None]]
+
+
+class FakeRegistration:
+    """An agent of a :class:`FakeNode`."""
+
+    def __init__(self, node: FakeNode, agent_id: int) -> None:
+        self._node = node
+        self._agent_id = agent_id
+
+    @property
+    def agent_id(self) -> int:
+        return self._agent_id
+
+    async def deregister(self) -> None:
+        self._node.handlers.pop(self._agent_id, None)
+
+
+class FakeNode:
+    """Does what commands ask for, to itself."""
+
+    def __init__(self, node_id: str = "n1") -> None:
+        self.handlers: dict[int, Handler] = {}
+        self.infos: list[AgentInfo] = []
+        self.happened: asyncio.Queue[MeshEvent] = asyncio.Queue()
+        self.left = 0
+        self.asked: list[str] = []
+        self.other = AgentNode("n2", address="10.0.0.2", port=7946, status=NodeStatus.INACTIVE)
+        self._node_id = node_id
+
+    @property
+    def node(self) -> AgentNode:
+        return AgentNode(self._node_id, tuple(self.handlers), "127.0.0.1", 7946, incarnation=1 << 16)
+
+    def members(self) -> Sequence[AgentNode]:
+        return [self.other, self.node]
+
+    def agents(self) -> Sequence[AgentInfo]:
+        return self.infos
+
+    def stats(self) -> Mapping[str, Any]:
+        return {"links": {"open": 1}, "sent": 3}
+
+    async def events(self) -> AsyncIterator[MeshEvent]:
+        yield NodeJoined(self.other)
+        while True:
+            yield await self.happened.get()
+
+    async def register_agent(
+        self, agent_id: int, capabilities: Sequence[str] = (), *, name: str = "", handler: Handler | None = None
+    ) -> FakeRegistration:
+        if agent_id in self.handlers:
+            raise AgentIdInUse(f"agent {agent_id} runs already", hint="deregister it first")
+        assert handler is not None
+        self.handlers[agent_id] = handler
+        self.infos.append(AgentInfo(agent_id, self._node_id, tuple(capabilities), name))
+        return FakeRegistration(self, agent_id)
+
+    def _message(self, to_agent: int | None, kind: MessageType, payload: bytes, from_agent: int) -> AgentMessage:
+        return AgentMessage(from_agent, to_agent, kind, payload, message_id="n1/1/1", from_node=self._node_id)
+
+    def _handler(self, agent_id: int) -> Handler:
+        if agent_id not in self.handlers:
+            raise UnknownAgent(f"nobody registered agent {agent_id}", hint="`mesh agents` lists them")
+        return self.handlers[agent_id]
+
+    async def send(
+        self, to_agent: int, payload: bytes, *, from_agent: int = 0, ack: bool = False, timeout: float | None = None
+    ) -> Receipt:
+        await self._handler(to_agent)(self._message(to_agent, MessageType.COMMAND, payload, from_agent))
+        return Receipt("n1/1/1", DeliveryStatus.DELIVERED if ack else DeliveryStatus.SENT, self._node_id)
+
+    async def request(
+        self, to_agent: int, payload: bytes, *, from_agent: int = 0, timeout: float | None = None
+    ) -> bytes:
+        if payload == b"hang":
+            await asyncio.sleep(timeout or 0)
+            raise RequestTimeout("no answer in time")
+        if payload == b"bug":
+            raise ZeroDivisionError("inside")
+        reply = await self._handler(to_agent)(self._message(to_agent, MessageType.QUERY, payload, from_agent))
+        return reply or b""
+
+    async def broadcast_message(self, payload: bytes, *, from_agent: int = 0) -> Receipt:
+        for handler in list(self.handlers.values()):
+            await handler(self._message(None, MessageType.BROADCAST, payload, from_agent))
+        return Receipt("n1/1/2", DeliveryStatus.SENT, "", nodes=1)
+
+    async def invite(self, *, ttl_s: float = 600.0, uses: int = 1) -> str:
+        return f"pm1.{ttl_s:g}.{uses}"
+
+    async def leave_network(self, *, timeout_s: float = 5.0) -> None:
+        self.left += 1
