@@ -1,1 +1,172 @@
-"""peermesh."""
+"""peermesh: a peer-to-peer mesh for software agents.
+
+::
+
+    from mesh import join_network
+
+    async with join_network() as net:
+        await net.register_agent(42, ["summarize"], handler=handle)
+        reply = await net.request(7, b"hello", from_agent=42)
+
+This package is the public one; ``transport``, ``gossip``, ``state`` and ``chaos`` are internal.  Names are imported
+when they are first used, so that ``mesh version`` need not load a TLS stack.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .agents import AgentHandle, Handler
+    from .config import MeshConfig
+    from .errors import (
+        AgentError,
+        AgentIdInUse,
+        ConfigError,
+        DeliveryError,
+        DeliveryTimeout,
+        DeliveryUncertain,
+        IdentityError,
+        InvalidMessage,
+        MeshError,
+        NetworkClosed,
+        NotDelivered,
+        PayloadTooLarge,
+        RegistrationTooLarge,
+        RemoteError,
+        RequestTimeout,
+        Superseded,
+        TokenError,
+        TransportError,
+        UnknownAgent,
+        UnknownNode,
+    )
+    from .events import (
+        AgentJoined,
+        AgentLeft,
+        EventsLost,
+        MeshEvent,
+        NodeFailed,
+        NodeJoined,
+        NodeLeft,
+        NodeSuspected,
+        NodeUpdated,
+    )
+    from .join import Joining, join_network
+    from .manager import AgentNetworkManager
+    from .types import (
+        AgentInfo,
+        AgentMessage,
+        AgentNode,
+        DeliveryStatus,
+        MessageType,
+        NodeStatus,
+        Priority,
+        Receipt,
+    )
+
+__all__ = [
+    "AgentError",
+    "AgentHandle",
+    "AgentIdInUse",
+    "AgentInfo",
+    "AgentJoined",
+    "AgentLeft",
+    "AgentMessage",
+    "AgentNetworkManager",
+    "AgentNode",
+    "ConfigError",
+    "DeliveryError",
+    "DeliveryStatus",
+    "DeliveryTimeout",
+    "DeliveryUncertain",
+    "EventsLost",
+    "Handler",
+    "IdentityError",
+    "InvalidMessage",
+    "Joining",
+    "MeshConfig",
+    "MeshError",
+    "MeshEvent",
+    "MessageType",
+    "NetworkClosed",
+    "NodeFailed",
+    "NodeJoined",
+    "NodeLeft",
+    "NodeStatus",
+    "NodeSuspected",
+    "NodeUpdated",
+    "NotDelivered",
+    "PayloadTooLarge",
+    "Priority",
+    "Receipt",
+    "RegistrationTooLarge",
+    "RemoteError",
+    "RequestTimeout",
+    "Superseded",
+    "TokenError",
+    "TransportError",
+    "UnknownAgent",
+    "UnknownNode",
+    "__version__",
+    "join_network",
+]
+
+_HOMES = {
+    "agents": ("AgentHandle", "Handler"),
+    "config": ("MeshConfig",),
+    "errors": (
+        *("AgentError", "AgentIdInUse", "ConfigError", "DeliveryError", "DeliveryTimeout", "DeliveryUncertain"),
+        *("IdentityError", "InvalidMessage", "MeshError", "NetworkClosed", "NotDelivered", "PayloadTooLarge"),
+        *("RegistrationTooLarge", "RemoteError", "RequestTimeout", "Superseded", "TokenError", "TransportError"),
+        *("UnknownAgent", "UnknownNode"),
+    ),
+    "events": (
+        *("AgentJoined", "AgentLeft", "EventsLost", "MeshEvent", "NodeFailed", "NodeJoined", "NodeLeft"),
+        *("NodeSuspected", "NodeUpdated"),
+    ),
+    "join": ("Joining", "join_network"),
+    "manager": ("AgentNetworkManager",),
+    "types": (
+        *("AgentInfo", "AgentMessage", "AgentNode", "DeliveryStatus", "MessageType", "NodeStatus", "Priority"),
+        "Receipt",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("peermesh")
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'mesh' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _refuse_strangers() -> None:
+    """Say in one sentence that another distribution's package stands in the place of one of ours."""
+    ours = Path(__file__).parent.parent
+    for name in ("transport", "gossip", "state"):
+        spec = importlib.util.find_spec(name)
+        places = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
+        if not any(place.parent == ours for place in places):
+            found = places[0] if places else "nothing"
+            raise ImportError(
+                f"peermesh needs its own package {name!r} ({ours / name}) but Python finds {found}; "
+                "uninstall the distribution that owns it, or install peermesh in an environment of its own"
+            )
+
+
+_refuse_strangers()

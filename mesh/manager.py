@@ -204,7 +204,9 @@ class AgentNetworkManager:
             raise InvalidMessage(f"concurrency {limit} is not at least 1")
         courier = self._runtime.courier
         if agent_id in courier.agents:
-            raise AgentIdInUse(f"node {self._runtime.node_id} already runs agent {agent_id}", hint="deregister it first")
+            raise AgentIdInUse(
+                f"node {self._runtime.node_id} already runs agent {agent_id}", hint="deregister it first"
+            )
         agent = LocalAgent(info, handler, concurrency=limit, outcomes=courier)
         self._runtime.add_agent(agent)
 
@@ -375,7 +377,7 @@ class AgentNetworkManager:
             message.group,
         )
 
-    def _check_payload(self, payload: bytes) -> None:
+    def _check_payload(self, payload: object) -> None:
         if not isinstance(payload, bytes):
             raise InvalidMessage(
                 f"payload is {type(payload).__name__}, not bytes", hint="encode it, for example text.encode()"
@@ -387,11 +389,11 @@ class AgentNetworkManager:
             )
 
     @staticmethod
-    def _refuse_ttl(ttl: int) -> None:
+    def _refuse_ttl(ttl: object) -> None:
         if not isinstance(ttl, int) or not 0 < ttl <= _TTL_MAX:
             raise InvalidMessage(f"ttl {ttl!r} is not between 1 and {_TTL_MAX}: the message could not leave this node")
 
-    def _refuse(self, payload: bytes, ttl: int) -> None:
+    def _refuse(self, payload: object, ttl: object) -> None:
         self._check_payload(payload)
         self._refuse_ttl(ttl)
 
@@ -431,7 +433,7 @@ def _check_agent_id(agent_id: int, *, least: int = 0) -> None:
         raise InvalidMessage(f"agent id {agent_id!r} is not a whole number from {least} to 2**64 - 1")
 
 
-def _check_headers(headers: Mapping[str, str]) -> None:
+def _check_headers(headers: Mapping[Any, Any]) -> None:
     if len(headers) > HEADERS_MAX:
         raise InvalidMessage(f"{len(headers)} headers are above the limit of {HEADERS_MAX}")
     for key, value in headers.items():
@@ -439,7 +441,7 @@ def _check_headers(headers: Mapping[str, str]) -> None:
             raise InvalidMessage(f"header {key!r} is not text of at most {HEADER_CHARS_MAX} characters")
 
 
-def _text(what: str, value: str) -> str:
+def _text(what: str, value: object) -> str:
     if not isinstance(value, str) or len(value) > AGENT_FIELD_CHARS_MAX:
         raise InvalidMessage(f"{what} {value!r:.80} is not text of at most {AGENT_FIELD_CHARS_MAX} characters")
     return value

@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-import structlog
-
 from transport.clock import Clock
 from transport.errors import MeshError, RemoteProtocolError
 from transport.identity.credentials import (
@@ -26,11 +24,12 @@ from transport.identity.credentials import (
 )
 from transport.identity.datadir import NodeDirectory
 from transport.link import Link
+from transport.logs import get_logger
 from transport.tasks import TaskScope
 from transport.types import Lane
 from transport.wire import Envelope, Kind, pack, unpack_body
 
-log = structlog.get_logger("mesh.identity")
+log = get_logger("mesh.identity")
 
 _ASK: Final = 0
 _CHAIN: Final = 1

@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-import structlog
+from .logs import get_logger
 
-log = structlog.get_logger("mesh.transport")
+log = get_logger("mesh.transport")
 
 
 class TaskScope:

@@ -15,15 +15,14 @@ import random
 from pathlib import Path
 from typing import Any, Final
 
-import structlog
-
 from transport.errors import MeshError
 from transport.identity.files import write_atomic
+from transport.logs import get_logger
 from transport.types import Address, NodeId, node_id
 
 from .base import Announcement, DiscoverySink, Sighting
 
-_log = structlog.get_logger("mesh.discovery")
+_log = get_logger("mesh.discovery")
 
 _FILE: Final = "address"
 # An address file holds a few addresses; whatever is larger was not written by a node.

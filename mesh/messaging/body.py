@@ -92,7 +92,7 @@ def decode_batch(body: bytes) -> Batch:
     if not (_is_count(life) and _is_count(base_ms)):
         raise RemoteProtocolError("messages body: life and base time must be counts")
     if type(priority) is not int or not 0 <= priority < len(_PRIORITIES):
-        raise RemoteProtocolError(f"messages body: no priority {priority!r}")
+        raise RemoteProtocolError("messages body: priority is not one of the four")
     if type(messages) is not list or len(messages) > MESSAGES_MAX:
         raise RemoteProtocolError("messages body: not a list of messages, or too many")
     for message in messages:

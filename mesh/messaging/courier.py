@@ -12,8 +12,6 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-import structlog
-
 from mesh.agents import Delivery, LocalAgent
 from mesh.errors import (
     DeliveryTimeout,
@@ -28,6 +26,7 @@ from mesh.types import DeliveryStatus, MessageType, Receipt
 from transport.clock import Clock
 from transport.errors import LinkClosed
 from transport.link import CloseReason, Link
+from transport.logs import get_logger
 from transport.tasks import TaskScope
 from transport.types import Priority
 from transport.wire import Envelope, Kind
@@ -63,7 +62,7 @@ from .channel import Channel, IncomingFlow
 from .flow import SendWindow
 from .loopback import LoopbackLink
 
-log = structlog.get_logger("mesh.messaging")
+log = get_logger("mesh.messaging")
 
 # A sender that never has to wait gives way to the loop after this much, so that links and handlers run and the
 # bodies that it fills leave while it fills the next.

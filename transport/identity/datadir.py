@@ -125,6 +125,17 @@ class NodeDirectory:
         write_atomic(path, f"{life}\n".encode())
         return life
 
+    def record_life(self, life: int) -> None:
+        """Make sure that the next life is above ``life``, which others hold to be ours.
+
+        Raises:
+            DataDirectoryError: The counter is damaged or cannot be written.
+        """
+        path = self.path / "life"
+        stored = read_optional(path)
+        if stored is None or int(stored) < life:
+            write_atomic(path, f"{life}\n".encode())
+
     @property
     def control_socket_path(self) -> Path:
         """Where the node's control socket belongs; see :func:`control_socket_path`."""

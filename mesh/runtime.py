@@ -1,0 +1,392 @@
+"""One running node: the layers, started in order and stopped in reverse.
+
+The runtime owns everything that lives as long as the node: its directory on disk, its credentials, the endpoint,
+gossip, discovery, the courier, the certificate's renewal and the control socket.  Whatever was started when a later
+step fails is stopped again, so a node either runs or leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from gossip.discovery.advertise import Interfaces, advertise_addresses
+from gossip.discovery.base import Announcement, Discovery, Sighting
+from gossip.discovery.bootstrap import BootstrapDiscovery
+from gossip.discovery.interfaces import InterfaceWatcher
+from gossip.discovery.mdns import MdnsDiscovery
+from gossip.discovery.tree import TreeDiscovery
+from gossip.events import Deliver, Member, MemberState
+from gossip.events import Superseded as SupersededNotice
+from gossip.incarnation import life_of, make_incarnation
+from gossip.service import GossipService
+from transport.clock import SystemClock
+from transport.errors import RemoteProtocolError
+from transport.identity.credentials import Credentials, obtain_credentials
+from transport.identity.datadir import NodeDirectory, default_data_dir, default_node_id
+from transport.identity.tls import TlsContexts
+from transport.link import CloseReason, Link
+from transport.logs import get_logger
+from transport.tasks import TaskScope
+from transport.types import Address, NodeId
+from transport.websocket import WebSocketEndpoint
+from transport.wire import Envelope, Kind
+
+from .agents import LocalAgent
+from .config import MeshConfig
+from .errors import NetworkClosed, Superseded
+from .messaging.courier import Courier
+from .observers import Observers
+from .profile import NodeProfile, encode_profile
+from .renewal import Renewal
+from .types import AgentNode
+from .view import NetworkView
+
+log = get_logger("mesh.node")
+
+# Registrations made in one go become one change of gossip.
+PROFILE_DELAY_S: Final = 0.01
+
+
+class Runtime:
+    """The parts of one node.
+
+    Args:
+        config: What to run.
+    """
+
+    def __init__(self, config: MeshConfig) -> None:
+        self._config = config
+        self._clock = SystemClock()
+        self._rng = random.Random()  # noqa: S311 - jitter and sampling, nothing secret
+        self._stack = AsyncExitStack()
+        self._state = "new"
+        self._closed = asyncio.Event()
+        self._ending: BaseException | None = None
+        self._profile = NodeProfile()
+        self._profile_timer: asyncio.TimerHandle | None = None
+        self._discoveries: list[Discovery] = []
+        self._scope = TaskScope("node")
+        self.view = NetworkView()
+        self.observers = Observers()
+
+    # --- starting -----------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start every layer.
+
+        Raises:
+            MeshError: One could not be started; those before it were stopped again.
+        """
+        if self._state != "new":
+            raise NetworkClosed("this manager was started before", hint="make another one with join_network")
+        self._state = "starting"
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._scope.close)
+            await self._start_identity(stack)
+            await self._start_links(stack)
+            await self._start_discovery(stack)
+            await self._start_control(stack)
+            self._stack = stack.pop_all()
+        self._state = "running"
+        log.info("node ready", node=self.node_id, addresses=[str(address) for address in self.addresses])
+
+    async def _start_identity(self, stack: AsyncExitStack) -> None:
+        self._directory = await asyncio.to_thread(self._open_directory)
+        stack.callback(self._directory.release)
+        self.node_id: NodeId = self._directory.node_id
+        now = datetime.fromtimestamp(self._clock.wall(), UTC)
+        self._credentials = await asyncio.to_thread(obtain_credentials, self._directory, now=now)
+        self._contexts = await asyncio.to_thread(TlsContexts, self._credentials)
+        self._incarnation = make_incarnation(await asyncio.to_thread(self._directory.next_life))
+        self._profile = replace(self._profile, can_issue=self._credentials.can_issue)
+
+    def _open_directory(self) -> NodeDirectory:
+        data_dir = self._config.data_dir or default_data_dir()
+        node_id = self._config.node_id or default_node_id(data_dir, self._config.network)
+        return NodeDirectory.open(data_dir, self._config.network, node_id)
+
+    async def _start_links(self, stack: AsyncExitStack) -> None:
+        config, directory = self._config, self._directory
+        self.courier = Courier(
+            self.node_id,
+            life_of(self._incarnation),
+            clock=self._clock,
+            window_bytes=config.messages.window_bytes,
+            locate=self.view.directory.locate,
+            broadcast=self._broadcast,
+        )
+        self._watcher = InterfaceWatcher()
+        await self._watcher.start()
+        stack.push_async_callback(self._watcher.close)
+        self.gossip = GossipService(
+            self.node_id,
+            self._incarnation,
+            listener=self,
+            data_handler=self._envelopes_received,
+            config=config.gossip_config(),
+            meta=encode_profile(self._profile),
+            persist=lambda incarnation: directory.record_life(life_of(incarnation)),
+            clock=self._clock,
+            rng=self._rng,
+        )
+        self.endpoint = WebSocketEndpoint(
+            config.network,
+            self.node_id,
+            self._incarnation,
+            self._contexts,
+            config.listen,
+            self.gossip,
+            advertise=lambda: self.addresses,
+            clock=self._clock,
+            config=config.link_config(),
+        )
+        await self.endpoint.start()
+        stack.push_async_callback(self.endpoint.close)
+        stack.push_async_callback(self.courier.close)
+        await self.gossip.start(self.endpoint)
+        stack.push_async_callback(self.gossip.close)
+        self.renewal = Renewal(
+            directory,
+            self._credentials,
+            clock=self._clock,
+            rng=self._rng,
+            installed=self._credentials_renewed,
+            issuers=self._issuers,
+        )
+        self.renewal.start()
+        stack.push_async_callback(self.renewal.close)
+
+    async def _start_discovery(self, stack: AsyncExitStack) -> None:
+        config = self._config
+        self._discoveries = [TreeDiscovery(self._directory.network_path, rng=self._rng)]
+        if config.bootstrap:
+            self._discoveries.append(
+                BootstrapDiscovery(config.bootstrap, self.endpoint.dial, clock=self._clock, rng=self._rng)
+            )
+        if config.mdns:
+            self._discoveries.append(
+                MdnsDiscovery(self._watcher, peers_missing=self._peers_missing, clock=self._clock, rng=self._rng)
+            )
+        announcement = self._announcement()
+        for discovery in self._discoveries:
+            await discovery.start(announcement, self)
+            stack.push_async_callback(discovery.close)
+        stack.callback(self._watcher.subscribe(self._interfaces_changed))
+
+    async def _start_control(self, stack: AsyncExitStack) -> None:
+        """Nothing yet."""
+
+    def _announcement(self) -> Announcement:
+        return Announcement(
+            network=self._config.network,
+            node_id=self.node_id,
+            incarnation=self._incarnation,
+            port=self.endpoint.listening.port,
+            addresses=self.addresses,
+            authority=self._credentials.authority_fingerprint,
+        )
+
+    # --- stopping -----------------------------------------------------------------------------------------------
+
+    async def stop(self, *, timeout_s: float) -> None:
+        """Leave in order and stop every layer; a second call waits for the first."""
+        if self._state == "running":
+            self._state = "leaving"
+            await self._leave(timeout_s)
+        if self._state == "leaving":
+            await self._closed.wait()
+
+    async def _leave(self, timeout_s: float) -> None:
+        try:
+            if self._profile_timer is not None:
+                self._profile_timer.cancel()
+            # What was accepted goes out before the goodbye; agents stop first, so that nothing new is accepted.
+            await self.courier.close()
+            await self.gossip.leave(timeout_s)
+        finally:
+            self._state = "closed"
+            try:
+                await self._stack.aclose()
+            finally:
+                self.observers.close()
+                self._closed.set()
+                log.info("node left", node=self.node_id)
+
+    async def wait_closed(self) -> None:
+        """Return when the node has left, or raise why it had to."""
+        await self._closed.wait()
+        if self._ending is not None:
+            raise self._ending
+
+    # --- what gossip tells (GossipListener) ---------------------------------------------------------------------
+
+    def member_changed(self, before: Member | None, after: Member) -> None:
+        """See :class:`gossip.service.GossipListener`."""
+        del before  # the view knows what it has shown
+        events = self.view.apply(after)
+        if after.node_id == self.node_id:
+            self._incarnation = after.incarnation
+        for event in events:
+            self.observers.publish(event)
+        if events:
+            self.courier.news()
+
+    def member_forgotten(self, member: Member) -> None:
+        """See :class:`gossip.service.GossipListener`."""
+        self.view.forget(member.node_id)
+        self.courier.news()
+
+    def broadcast_received(self, delivery: Deliver) -> None:
+        """See :class:`gossip.service.GossipListener`."""
+        try:
+            self.courier.broadcast_received(delivery.origin, life_of(delivery.origin_incarnation), delivery.payload)
+        except RemoteProtocolError as error:
+            # Its origin may be many hops away: the neighbour that passed it on is not to blame.
+            log.warning("broadcast refused", origin=delivery.origin, reason=error.message)
+
+    def superseded(self, notice: SupersededNotice) -> None:
+        """See :class:`gossip.service.GossipListener`."""
+        self._ending = Superseded(
+            f"node {self.node_id} had to leave: {notice.why}", hint="give each process a node id of its own"
+        )
+        self._scope.spawn(self.stop(timeout_s=1.0), name="leave after being superseded")
+
+    def link_opened(self, link: Link) -> None:
+        """See :class:`gossip.service.GossipListener`."""
+        self.courier.link_opened(link)
+
+    def link_closed(self, link: Link, reason: CloseReason, detail: str) -> None:
+        """See :class:`gossip.service.GossipListener`."""
+        self.courier.link_closed(link, reason, detail)
+
+    def _envelopes_received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
+        for envelope in envelopes:
+            if envelope.kind == Kind.RENEWAL:
+                self.renewal.received(link, envelope)
+        self.courier.envelopes_received(link, envelopes)
+
+    def _broadcast(self, payload: bytes, ttl: int) -> object:
+        return self.gossip.broadcast(payload, ttl)
+
+    # --- what discovery tells (DiscoverySink) -------------------------------------------------------------------
+
+    def found(self, sighting: Sighting) -> None:
+        """See :class:`gossip.discovery.base.DiscoverySink`."""
+        if sighting.node_id != self.node_id:
+            self.gossip.peer_found(sighting.node_id, sighting.addresses)
+
+    def lost(self, node_id: NodeId, source: str) -> None:
+        """See :class:`gossip.discovery.base.DiscoverySink`: a hint that membership does not need."""
+        log.debug("announcement withdrawn", node=node_id, source=source)
+
+    def _peers_missing(self) -> bool:
+        live = [m for m in self.gossip.members() if m.state in (MemberState.ALIVE, MemberState.SUSPECT)]
+        return len(self.gossip.links) + 1 < max(2, len(live))
+
+    def _interfaces_changed(self, interfaces: Interfaces) -> None:
+        del interfaces  # `addresses` reads them from the watcher
+        self.gossip.set_addresses(self.addresses)
+        self._scope.spawn(self._announce(), name="announce new addresses")
+
+    async def _announce(self) -> None:
+        announcement = self._announcement()
+        for discovery in self._discoveries:
+            await discovery.update(announcement)
+
+    # --- this node ----------------------------------------------------------------------------------------------
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where this node tells its peers to dial it, best first."""
+        return advertise_addresses(self.endpoint.listening, self._watcher.interfaces, self._config.advertise)
+
+    def node(self, node_id: str) -> AgentNode:
+        """A snapshot of one node.
+
+        Raises:
+            KeyError: It is not a member.
+        """
+        heard_s = self._clock.wall() if node_id == self.node_id else self.gossip.last_heard(NodeId(node_id))
+        return self.view.node(node_id, int(heard_s * 1000))
+
+    def add_agent(self, agent: LocalAgent) -> None:
+        """Run ``agent`` here and let the network know.
+
+        Raises:
+            RegistrationTooLarge: It does not fit the profile; nothing changed.
+            NetworkClosed: The node is not running.
+        """
+        self._check_running()
+        self._set_profile(replace(self._profile, agents=(*self._profile.agents, agent.info)))
+        self.courier.agents[agent.agent_id] = agent
+        self.courier.news()
+
+    async def remove_agent(self, agent: LocalAgent) -> None:
+        """Stop ``agent`` and let the network know; harmless when it is gone."""
+        if self.courier.agents.get(agent.agent_id) is not agent:
+            return
+        del self.courier.agents[agent.agent_id]
+        if self._state == "running":
+            self._set_profile(
+                replace(self._profile, agents=tuple(a for a in self._profile.agents if a.agent_id != agent.agent_id))
+            )
+            self.courier.news()
+        await agent.close()
+
+    def set_metadata(self, metadata: Mapping[str, str]) -> None:
+        """Replace what this node says of itself."""
+        self._check_running()
+        self._set_profile(replace(self._profile, metadata=dict(metadata)))
+
+    def set_maintenance(self, *, on: bool) -> None:
+        """Ask for no new work, or take work again."""
+        self._check_running()
+        self._set_profile(replace(self._profile, maintenance=on))
+
+    def _set_profile(self, profile: NodeProfile) -> None:
+        encode_profile(profile)  # refuses what is too large before anything changes
+        self._profile = profile
+        if self._profile_timer is None:
+            self._profile_timer = asyncio.get_running_loop().call_later(PROFILE_DELAY_S, self._tell_profile)
+
+    def _tell_profile(self) -> None:
+        self._profile_timer = None
+        self.gossip.set_meta(encode_profile(self._profile))
+
+    def _check_running(self) -> None:
+        if self._state != "running":
+            raise NetworkClosed("this node is not in the network", hint="join with join_network")
+
+    # --- certificates -------------------------------------------------------------------------------------------
+
+    def _credentials_renewed(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+        self._contexts.reload(credentials)
+
+    def _issuers(self) -> list[Link]:
+        links = self.gossip.links
+        return [links[NodeId(node_id)] for node_id in self.view.issuers() if node_id in links]
+
+    async def invite(self, *, ttl_s: float, uses: int) -> str:
+        """Make a join token."""
+        raise NotImplementedError
+
+    # --- introspection ------------------------------------------------------------------------------------------
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters by layer."""
+        return {
+            "node_id": self.node_id,
+            "network": self._config.network,
+            "certificate_expires_in_s": int(self.renewal.expires_in.total_seconds()),
+            "messages": self.courier.statistics(),
+            "gossip": self.gossip.statistics(),
+            "links": self.endpoint.statistics(),
+            "discovery": {discovery.name: discovery.statistics() for discovery in self._discoveries},
+        }
