@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Final
 
 from .config import LinkConfig
 from .errors import RemoteProtocolError
@@ -54,6 +55,10 @@ from .wire import (
     encode_hello,
     negotiate,
 )
+
+
+#: A ping goes out at the opening, and at least every so many keepalive intervals, to measure the round trip.
+MEASURE_INTERVALS: Final = 8
 
 
 class SessionState(enum.Enum):
@@ -335,8 +340,8 @@ class Session:
 
     def _open(self, now: float) -> list[Effect]:
         self.state = SessionState.OPEN
-        self._heard_s = self._sent_s = self._pinged_s = now
-        return [Open()]
+        self._heard_s = self._sent_s = now
+        return [Open(), *self.ping(now)]
 
     # Ending.
 
@@ -359,7 +364,9 @@ class Session:
             if silent_s >= config.keepalive_timeout_s:
                 return self._abort(f"nothing heard for {silent_s:.1f} s")
             interval_s = config.keepalive_interval_s
-            if now - self._pinged_s >= interval_s and (silent_s >= interval_s or now - self._sent_s >= interval_s):
+            since_ping_s = now - self._pinged_s
+            quiet = silent_s >= interval_s or now - self._sent_s >= interval_s
+            if (quiet and since_ping_s >= interval_s) or since_ping_s >= MEASURE_INTERVALS * interval_s:
                 return self.ping(now)
             return []
         if self.state is SessionState.CLOSING:
