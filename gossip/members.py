@@ -93,9 +93,7 @@ def merge(current: Member, claim: Member) -> Member:
     details = claim if details_win(claim, current) else current
     if status is details:
         return status
-    return replace(
-        status, addresses=details.addresses, meta_version=details.meta_version, meta=details.meta
-    )
+    return replace(status, addresses=details.addresses, meta_version=details.meta_version, meta=details.meta)
 
 
 def _hash(member: Member) -> int:

@@ -1,0 +1,153 @@
+"""Dials for the gossip shell: many peers, several addresses each, bounded in number and rate.
+
+A peer's addresses are tried one after the other, the next as soon as one fails or :data:`STAGGER_S` passed without an
+answer; the first link wins and the other attempts are dropped (after "happy eyeballs", RFC 8305).  When to dial
+again is the overlay core's decision; here a request has exactly one result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import structlog
+
+from transport.errors import DialError, LinkClosed, MeshError, PeerRefused
+from transport.link import CloseReason, Endpoint, Link
+from transport.tasks import TaskScope
+from transport.types import Address, NodeId
+
+log = structlog.get_logger("mesh.gossip")
+
+#: How long an address may stay silent before the next is tried as well (RFC 8305 section 5).
+STAGGER_S: Final = 0.25
+#: Dials under way at once: enough to join 64 nodes in a second, too few for handshakes to starve the loop.
+CONCURRENT_MAX: Final = 16
+#: Dials started per second, which is what a handshake's CPU (about 4 ms) allows beside other work.
+RATE_PER_S: Final = 64.0
+#: Requests that wait; the cores ask once per peer, so this is a bound against a flood of discoveries.
+WAITING_MAX: Final = 4096
+
+
+class DialResults(Protocol):
+    """Who is told how a dial ended."""
+
+    def dial_done(self, peer: NodeId | None, link: Link | None, *, refused: bool) -> None:
+        """A request ended: with a link, or ``refused`` if every address answered that nobody listens there."""
+        ...
+
+    def node_id_taken(self, detail: str) -> None:
+        """A peer refused us because another live process uses our node id."""
+        ...
+
+
+class Dialler:
+    """Works off dial requests.
+
+    Args:
+        endpoint: Where links come from.
+        results: Who is told.
+        scope: Owns the tasks.
+        now: A clock for the rate limit, in seconds.
+    """
+
+    def __init__(self, endpoint: Endpoint, results: DialResults, scope: TaskScope, now: Callable[[], float]) -> None:
+        self._endpoint = endpoint
+        self._results = results
+        self._scope = scope
+        self._now = now
+        self._waiting: dict[NodeId | tuple[Address, ...], tuple[NodeId | None, tuple[Address, ...]]] = {}
+        self._active = 0
+        self._allowance = RATE_PER_S
+        self._counted_at = now()
+        self._wake: asyncio.TimerHandle | None = None
+        self.counters = {"dial_attempts": 0, "dial_attempts_failed": 0, "dial_requests_dropped": 0}
+
+    def request(self, peer: NodeId | None, addresses: tuple[Address, ...]) -> None:
+        """Ask for a link to ``peer`` (``None``: to whoever answers); the result comes later."""
+        if len(self._waiting) >= WAITING_MAX:
+            self.counters["dial_requests_dropped"] += 1
+            # Not from within the caller, who is executing effects.
+            asyncio.get_running_loop().call_soon(lambda: self._results.dial_done(peer, None, refused=False))
+            return
+        self._waiting[addresses if peer is None else peer] = peer, addresses
+        self._pump()
+
+    def close(self) -> None:
+        """Forget what waits; running dials end with the scope."""
+        self._waiting.clear()
+        if self._wake is not None:
+            self._wake.cancel()
+
+    def _pump(self) -> None:
+        now = self._now()
+        self._allowance = min(RATE_PER_S, self._allowance + (now - self._counted_at) * RATE_PER_S)
+        self._counted_at = now
+        while self._waiting and self._active < CONCURRENT_MAX and self._allowance >= 1:
+            key = next(iter(self._waiting))
+            peer, addresses = self._waiting.pop(key)
+            self._allowance -= 1
+            self._active += 1
+            if self._scope.spawn(self._dial(peer, addresses), name=f"dial {peer or addresses[0]}") is None:
+                self._active -= 1
+                return
+        if self._waiting and self._active < CONCURRENT_MAX and self._wake is None:
+            self._wake = asyncio.get_running_loop().call_later(1 / RATE_PER_S, self._woken)
+
+    def _woken(self) -> None:
+        self._wake = None
+        self._pump()
+
+    async def _dial(self, peer: NodeId | None, addresses: tuple[Address, ...]) -> None:
+        link, refused = None, False
+        try:
+            own = self._endpoint.addresses
+            # Two machines may both call themselves 127.0.0.1:7946, so only exact matches are certainly ourselves.
+            foreign = [address for address in addresses if address not in own]
+            link = self._endpoint.links.get(peer) if peer is not None else None
+            if link is None and foreign:
+                link, refused = await self._first(peer, foreign)
+        finally:
+            self._active -= 1
+            self._pump()
+        self._results.dial_done(peer, link, refused=refused)
+
+    async def _first(self, peer: NodeId | None, addresses: list[Address]) -> tuple[Link | None, bool]:
+        """Try all addresses, staggered; return the first link, or whether all were refused."""
+        running: dict[asyncio.Task[Link], Address] = {}
+        waiting = list(addresses)
+        refused = True
+        try:
+            while waiting or running:
+                if waiting:
+                    address = waiting.pop(0)
+                    self.counters["dial_attempts"] += 1
+                    running[asyncio.ensure_future(self._endpoint.dial(address, peer))] = address
+                timeout_s = STAGGER_S if waiting else None
+                done, _ = await asyncio.wait(running, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+                for task in list(running):
+                    if task not in done:
+                        continue
+                    address = running.pop(task)
+                    error = task.exception()
+                    if error is None:
+                        return task.result(), False
+                    refused &= self._failed(peer, address, error)
+            return None, refused
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    def _failed(self, peer: NodeId | None, address: Address, error: BaseException) -> bool:
+        """Note one failed attempt; return whether the host says that nobody listens there."""
+        self.counters["dial_attempts_failed"] += 1
+        if not isinstance(error, (MeshError, OSError)):
+            raise error
+        log.debug("dial failed", peer=peer, address=str(address), error=str(error))
+        if isinstance(error, PeerRefused) and error.code == CloseReason.DUPLICATE_NODE:
+            self._results.node_id_taken(str(error))
+        if not isinstance(error, (DialError, LinkClosed)):
+            log.warning("dial failed unexpectedly", peer=peer, address=str(address), error=str(error))
+        return isinstance(error.__cause__, ConnectionRefusedError) or isinstance(error, ConnectionRefusedError)

@@ -1,0 +1,498 @@
+"""The asyncio shell of gossip: runs a :class:`~gossip.router.GossipCore` over the links of one endpoint.
+
+It is the endpoint's :class:`~transport.link.LinkHandler`.  Membership and broadcast envelopes go to the core, all
+others to ``data_handler``.  The core's effects are executed in order, at once, by the caller of the event; only while
+a ``Persist`` is being written do effects and further events wait, so that nothing is said that is not yet stored.
+
+A stall of the event loop makes timers fire late, before the frames that arrived meanwhile are read.  Every timer
+therefore measures its own lateness first, and the core hears :class:`~gossip.events.Stalled` before anything
+that a timer would make it conclude from the silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+import structlog
+
+from transport.clock import Clock, SystemClock
+from transport.errors import LocalProtocolError, RemoteProtocolError
+from transport.link import CloseReason, Endpoint, Link, SendOutcome
+from transport.tasks import TaskScope
+from transport.types import Address, Lane, NodeId
+from transport.wire import Envelope, Kind
+
+from .config import GossipConfig
+from .dialling import Dialler
+from .events import (
+    AddressesChanged,
+    BroadcastRequested,
+    Deliver,
+    Dial,
+    DialFailed,
+    Doubt,
+    Effect,
+    Event,
+    LeaveRequested,
+    LinkLost,
+    LinkOpened,
+    Member,
+    MemberChanged,
+    MemberForgotten,
+    MemberState,
+    MetaChanged,
+    PeerFound,
+    Persist,
+    Received,
+    Send,
+    SetTimer,
+    Stalled,
+    Started,
+    Superseded,
+    TimerFired,
+    Unlink,
+)
+from .incarnation import life_of
+from .router import GossipCore
+
+log = structlog.get_logger("mesh.gossip")
+
+#: How late a timer may be before we say that the event loop stalled.
+STALL_S: Final = 0.2
+#: How often the loop's lag is measured when no other timer is due: often enough to see a stall begin.
+LAG_INTERVAL_S: Final = 0.25
+#: Events that wait for a Persist; beyond it received bodies are dropped (anti-entropy repeats what they said).
+BACKLOG_MAX: Final = 4096
+#: A member whose life is further in the future than this has a wrong clock (a life is seconds since the epoch).
+FUTURE_S: Final = 86_400
+
+#: Why a link may close without saying anything about the peer's health: it was we, or a better link took over.
+_WANTED: Final = frozenset({CloseReason.DUPLICATE_LINK, CloseReason.IDLE, CloseReason.SELF, CloseReason.DUPLICATE_NODE})
+
+
+#: Plain integers: this is looked at for every envelope of every frame.
+_GOSSIP: Final = (int(Kind.MEMBERSHIP), int(Kind.BROADCAST))
+
+
+class GossipListener(Protocol):
+    """The layer above.  Plain functions, called on the loop; they must not block and must not raise."""
+
+    def member_changed(self, before: Member | None, after: Member) -> None:
+        """A member is new (``before`` is ``None``) or changed; also called for this node itself."""
+        ...
+
+    def member_forgotten(self, member: Member) -> None:
+        """The record of a dead or departed member was dropped."""
+        ...
+
+    def broadcast_received(self, delivery: Deliver) -> None:
+        """A broadcast of another node arrived for the first time."""
+        ...
+
+    def superseded(self, notice: Superseded) -> None:
+        """This process must stop: its node id belongs to another one, or its life is over (``notice.why``)."""
+        ...
+
+    def link_opened(self, link: Link) -> None:
+        """A link is up."""
+        ...
+
+    def link_closed(self, link: Link, reason: CloseReason, detail: str) -> None:
+        """A link closed; called once for each ``link_opened``."""
+        ...
+
+
+class GossipService:
+    """Membership and broadcast of one node, running.
+
+    Make it first, give it to the endpoint as handler, start the endpoint, then :meth:`start` the service with it.
+
+    Args:
+        node_id: This node.
+        incarnation: Of this process; see :mod:`gossip.incarnation`.
+        listener: Told about members, broadcasts and links.
+        data_handler: Given the envelopes of every other kind, per frame; may raise ``RemoteProtocolError``, which
+            closes the link.  ``None``: they are counted and dropped.
+        config: Limits and times.
+        meta: This node's metadata to begin with.
+        persist: Stores an incarnation durably, so that the next start takes a higher life; may block (it is called
+            in a thread).  ``None``: nothing is stored.
+        clock: Where time is read.
+        rng: Randomness; a seeded one repeats the core's decisions.
+    """
+
+    def __init__(
+        self,
+        node_id: NodeId,
+        incarnation: int,
+        *,
+        listener: GossipListener,
+        data_handler: Callable[[Link, Sequence[Envelope]], None] | None = None,
+        config: GossipConfig | None = None,
+        meta: bytes = b"",
+        persist: Callable[[int], object] | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._node_id = node_id
+        self._config = config or GossipConfig()
+        self._listener = listener
+        self._data_handler = data_handler
+        self._persist = persist
+        self._clock = clock or SystemClock()
+        me = Member(node_id, incarnation, MemberState.ALIVE, (), 1, meta)
+        self._core = GossipCore(me, self._config, rng or random.Random())  # noqa: S311 - jitter, not secrets
+        self._scope = TaskScope(f"gossip {node_id}")
+        self._endpoint: Endpoint | None = None
+        self._dialler: Dialler | None = None
+        self._links: dict[NodeId, Link] = {}
+        self._heard_at: dict[NodeId, float] = {}
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._lag_timer: asyncio.TimerHandle | None = None
+        self._stall_told_until = 0.0
+        # Waits for start(), and afterwards for a Persist: events that the core has not seen ...
+        self._backlog: deque[tuple[Event, Link | None]] = deque()
+        # ... and effects of the event before, the rest of a list (bounded by what one event can cause).
+        self._held: deque[Effect] = deque()
+        self._writing = False
+        self._closed = False
+        self._superseded = False
+        self._unlinked: Link | None = None
+        self._counters: dict[str, int | float] = {
+            "sends_dropped_no_link": 0,
+            "sends_dropped_full": 0,
+            "bodies_dropped_backlog": 0,
+            "envelopes_unhandled": 0,
+            "peer_errors": 0,
+            "persist_failures": 0,
+            "stalls": 0,
+            "stall_longest_s": 0.0,
+        }
+
+    # --- life -------------------------------------------------------------------------------------------------
+
+    async def start(self, endpoint: Endpoint) -> None:
+        """Begin to gossip over ``endpoint``, whose handler this service is.
+
+        Links that opened before are taken over.
+        """
+        self._endpoint = endpoint
+        self._dialler = Dialler(endpoint, self, self._scope, self._clock.monotonic)
+        self._feed(AddressesChanged(tuple(endpoint.addresses)))
+        self._feed(Started())
+        self._measure_lag(asyncio.get_running_loop().time())
+        self._drain()
+
+    async def leave(self, timeout_s: float = 2.0) -> None:
+        """Tell every linked peer that this node leaves, let that be sent, and close all links and the endpoint.
+
+        Args:
+            timeout_s: How long sending may take; then the links are cut.  Peers that did not hear it in time see
+                the link's close reason, or at worst suspect this node.
+        """
+        if self._closed:
+            return
+        self._feed(LeaveRequested())
+        await self._close(CloseReason.LEAVING, timeout_s)
+
+    async def close(self) -> None:
+        """Stop at once without leaving: peers will suspect this node.  Harmless after :meth:`leave`."""
+        if not self._closed:
+            await self._close(CloseReason.NORMAL, 1.0)
+
+    async def _close(self, reason: CloseReason, timeout_s: float) -> None:
+        self._closed = True
+        if self._lag_timer is not None:
+            self._lag_timer.cancel()
+        for handle in self._timers.values():
+            handle.cancel()
+        self._timers.clear()
+        if self._dialler is not None:
+            self._dialler.close()
+        await self._scope.close()
+        if self._endpoint is not None:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._endpoint.close(reason)
+            except TimeoutError:
+                log.warning("links were not closed in time", timeout_s=timeout_s)
+
+    # --- what the layer above asks ----------------------------------------------------------------------------
+
+    @property
+    def me(self) -> Member:
+        """This node as it now describes itself."""
+        return self._core.me
+
+    @property
+    def links(self) -> dict[NodeId, Link]:
+        """The open links by peer.  Do not modify."""
+        return self._links
+
+    def members(self) -> list[Member]:
+        """What is believed of every node, this one included, dead and departed ones while they are remembered."""
+        return self._core.members()
+
+    def member(self, node_id: NodeId) -> Member | None:
+        """What is believed of one node; ``None``: nothing."""
+        return self._core.member(node_id)
+
+    def last_heard(self, node_id: NodeId) -> float:
+        """When gossip last came from a node over its own link, seconds since the epoch; 0: never."""
+        return self._heard_at.get(node_id, 0.0)
+
+    def set_meta(self, meta: bytes) -> None:
+        """Tell every node this about ours.
+
+        Raises:
+            LocalProtocolError: It is larger than ``meta_bytes_max``; nothing changed.
+        """
+        self._feed(MetaChanged(meta))
+
+    def set_addresses(self, addresses: Sequence[Address]) -> None:
+        """Tell every node that ours can be dialled there from now on."""
+        self._feed(AddressesChanged(tuple(addresses)))
+
+    def broadcast(self, payload: bytes, ttl: int) -> int:
+        """Send ``payload`` to every other node, as far as links that live can carry it.
+
+        Returns:
+            Its sequence number within this process; what a full link dropped is in :meth:`statistics`.
+
+        Raises:
+            LocalProtocolError: The payload is too large or ``ttl`` is not 1 to 255; nothing was sent.
+        """
+        self._feed(BroadcastRequested(payload, ttl))
+        return self._core.sequence
+
+    def peer_found(self, node_id: NodeId | None, addresses: Sequence[Address]) -> None:
+        """Discovery saw a node: a hint.  Without an id the addresses are dialled once, whoever answers."""
+        found = tuple(addresses)
+        if node_id is not None:
+            self._feed(PeerFound(node_id, found))
+        elif self._dialler is not None and not self._closed:
+            own = () if self._endpoint is None else self._endpoint.addresses
+            linked = [a for link in self._links.values() for a in (link.remote_address, *link.peer.addresses)]
+            unknown = tuple(a for a in found if a not in own and a not in linked)
+            if unknown:
+                self._dialler.request(None, unknown)
+
+    def statistics(self) -> dict[str, int | float]:
+        """Counters and sizes of the service and its cores."""
+        dials = {} if self._dialler is None else self._dialler.counters
+        sizes = {"links": len(self._links), "timers": len(self._timers), "tasks": len(self._scope)}
+        return {**sizes, **self._counters, **dials, **self._core.statistics()}
+
+    # --- what links tell (LinkHandler) ------------------------------------------------------------------------
+
+    def link_opened(self, link: Link) -> None:
+        """See :class:`~transport.link.LinkHandler`."""
+        peer = link.peer.node_id
+        if (replaced := self._links.get(peer)) is not None and replaced is not link:
+            # Its link_closed will come, or came too late to matter; for the core the new one takes its place.
+            self._feed(LinkLost(peer, wanted=True))
+        self._links[peer] = link
+        self._warn_of_wrong_clock(peer, link.peer.incarnation)
+        self._listener.link_opened(link)
+        self._feed(LinkOpened(peer, link.peer.incarnation, link.peer.addresses))
+
+    def link_closed(self, link: Link, reason: CloseReason, detail: str) -> None:
+        """See :class:`~transport.link.LinkHandler`."""
+        peer = link.peer.node_id
+        if self._links.get(peer) is link:
+            del self._links[peer]
+            self._feed(LinkLost(peer, left=reason is CloseReason.LEAVING, wanted=reason in _WANTED))
+        if reason is CloseReason.DUPLICATE_NODE and self._unlinked is not link:
+            self.node_id_taken(detail)
+        self._listener.link_closed(link, reason, detail)
+
+    def envelopes_received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
+        """See :class:`~transport.link.LinkHandler`."""
+        data: list[Envelope] | None = None
+        for envelope in envelopes:
+            kind = envelope.kind
+            if kind in _GOSSIP:
+                self._gossip_received(link, envelope)
+            elif data is None:
+                data = [envelope]
+            else:
+                data.append(envelope)
+        if data is None:
+            return
+        if self._data_handler is None:
+            self._counters["envelopes_unhandled"] += len(data)
+        else:
+            self._data_handler(link, data)
+
+    def _gossip_received(self, link: Link, envelope: Envelope) -> None:
+        peer = link.peer.node_id
+        if self._links.get(peer) is not link:
+            return  # a link that was replaced still drains
+        self._heard_at[peer] = self._clock.wall()
+        event = Received(peer, envelope.body, envelope.kind, envelope.ttl)
+        try:
+            self._feed(event, link)
+        except RemoteProtocolError:
+            self._counters["peer_errors"] += 1
+            raise
+
+    def _warn_of_wrong_clock(self, peer: NodeId, incarnation: int) -> None:
+        # A life only orders one node's processes, so a future one does no harm but to that node: if its clock is
+        # set right *and* its data directory lost, its next life is lower and the network will not believe it.
+        if life_of(incarnation) > self._clock.wall() + FUTURE_S:
+            log.warning("peer started in the future", peer=peer, life=life_of(incarnation))
+
+    # --- what the dialler tells -------------------------------------------------------------------------------
+
+    def dial_done(self, peer: NodeId | None, link: Link | None, *, refused: bool) -> None:
+        """See :class:`~gossip.dialling.DialResults`."""
+        # A dial that "succeeded" without a link that we were told of must not be waited for for ever.
+        if peer is not None and (link is None or peer not in self._links):
+            self._feed(DialFailed(peer, refused))
+
+    def node_id_taken(self, detail: str) -> None:
+        """See :class:`~gossip.dialling.DialResults`."""
+        self._tell_superseded(
+            Superseded(self._core.me.incarnation, f"another live process uses this node id: {detail}")
+        )
+
+    def _tell_superseded(self, notice: Superseded) -> None:
+        if not self._superseded and not self._closed:
+            self._superseded = True
+            log.error("superseded", why=notice.why, incarnation=notice.incarnation)
+            self._listener.superseded(notice)
+
+    # --- events and effects -----------------------------------------------------------------------------------
+
+    def _feed(self, event: Event, link: Link | None = None) -> None:
+        """Give one event to the core, or let it wait its turn.
+
+        Raises:
+            RemoteProtocolError, LocalProtocolError: As :meth:`GossipCore.handle`.
+        """
+        if self._closed:
+            return
+        waiting = self._endpoint is None or self._writing or self._backlog
+        if waiting:
+            if len(self._backlog) >= BACKLOG_MAX and isinstance(event, Received):
+                self._counters["bodies_dropped_backlog"] += 1
+            else:
+                # Other events are few: one per link, dial, timer or call.
+                self._backlog.append((event, link))
+            return
+        self._execute(self._core.handle(event, self._clock.monotonic()))
+
+    def _drain(self) -> None:
+        """Give the core what waited."""
+        while self._backlog and not self._writing and not self._closed:
+            event, link = self._backlog.popleft()
+            try:
+                self._execute(self._core.handle(event, self._clock.monotonic()))
+            except RemoteProtocolError as error:
+                self._counters["peer_errors"] += 1
+                if link is not None:
+                    link.close(CloseReason.PROTOCOL_ERROR, error.message)
+            except LocalProtocolError as error:
+                log.error("request dropped", error=error.message)  # noqa: TRY400 - its caller is gone
+
+    def _execute(self, effects: Sequence[Effect]) -> None:
+        for index, effect in enumerate(effects):
+            if self._writing:
+                self._held.extend(effects[index:])
+                return
+            self._execute_one(effect)
+
+    def _execute_one(self, effect: Effect) -> None:
+        match effect:
+            case Send():
+                self._send(effect)
+            case SetTimer():
+                self._set_timer(effect)
+            case Dial():
+                if self._dialler is not None:
+                    self._dialler.request(effect.peer, effect.addresses)
+            case MemberChanged():
+                self._member_changed(effect)
+            case MemberForgotten():
+                self._heard_at.pop(effect.member.node_id, None)
+                self._listener.member_forgotten(effect.member)
+            case Deliver():
+                self._listener.broadcast_received(effect)
+            case Unlink():
+                if (link := self._links.get(effect.peer)) is not None:
+                    self._unlinked = link
+                    link.close(CloseReason.DUPLICATE_NODE, effect.why)
+            case Persist():
+                if self._persist is not None:
+                    self._writing = True
+                    self._scope.spawn(self._write(self._persist, effect.incarnation), name="persist")
+            case Superseded():
+                self._tell_superseded(effect)
+            case Doubt():
+                pass  # between cores only
+
+    def _send(self, effect: Send) -> None:
+        link = self._links.get(effect.peer)
+        if link is None:
+            self._counters["sends_dropped_no_link"] += 1
+            return
+        lane = Lane.CONTROL if effect.kind == Kind.MEMBERSHIP else Lane.NORMAL
+        outcome = link.send(Envelope(effect.kind, effect.ttl, None, None, effect.body), lane, key=effect.key)
+        if outcome is SendOutcome.FULL:
+            self._counters["sends_dropped_full"] += 1
+        elif outcome is SendOutcome.CLOSED:
+            self._counters["sends_dropped_no_link"] += 1
+
+    def _member_changed(self, effect: MemberChanged) -> None:
+        after = effect.after
+        if after.node_id == self._node_id and self._endpoint is not None:
+            self._endpoint.set_incarnation(after.incarnation)
+        before = None if effect.before is None else effect.before.state
+        if before is not after.state:
+            log.info("member", node=after.node_id, state=after.state.name.lower(), incarnation=after.incarnation)
+        self._listener.member_changed(effect.before, after)
+
+    async def _write(self, persist: Callable[[int], object], incarnation: int) -> None:
+        try:
+            await asyncio.to_thread(persist, incarnation)
+        except OSError as error:
+            # The one thing persisted is a life that others hold above ours, to start above it next time.  If the
+            # disk fails the operator must know, but this process has to stop all the same.
+            self._counters["persist_failures"] += 1
+            log.error("incarnation not stored", incarnation=incarnation, error=str(error))  # noqa: TRY400
+        self._writing = False
+        held, self._held = list(self._held), deque()
+        self._execute(held)
+        self._drain()
+
+    # --- timers -----------------------------------------------------------------------------------------------
+
+    def _set_timer(self, effect: SetTimer) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + effect.delay_s
+        self._timers[effect.token] = loop.call_at(due, self._timer, effect.token, due)
+
+    def _timer(self, token: int, due: float) -> None:
+        self._timers.pop(token, None)
+        self._check_stall(due)
+        self._feed(TimerFired(token))
+
+    def _measure_lag(self, due: float) -> None:
+        self._check_stall(due)
+        loop = asyncio.get_running_loop()
+        following = loop.time() + LAG_INTERVAL_S
+        self._lag_timer = loop.call_at(following, self._measure_lag, following)
+
+    def _check_stall(self, due: float) -> None:
+        now = asyncio.get_running_loop().time()
+        late_s = now - max(due, self._stall_told_until)
+        if late_s > STALL_S:
+            self._stall_told_until = now  # the other timers that are late for the same reason say nothing new
+            self._counters["stalls"] += 1
+            self._counters["stall_longest_s"] = max(self._counters["stall_longest_s"], late_s)
+            log.warning("event loop stalled", seconds=round(late_s, 3))
+            self._feed(Stalled(late_s))
