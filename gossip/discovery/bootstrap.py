@@ -12,8 +12,6 @@ import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
-from transport.backoff import Backoff
-
 from gossip.events import SetTimer, Started, TimerFired
 from transport.clock import Clock, SystemClock
 from transport.errors import DialError, MeshError, PeerRefused
@@ -84,7 +82,7 @@ class BootstrapDiscovery:
         self._clock: Clock = clock or SystemClock()
         self._dial = dial
         self._linked = linked
-        self._plan = BootstrapPlan(seeds, self._config, backoff=Backoff, rng=rng or random.Random())  # noqa: S311
+        self._plan = BootstrapPlan(seeds, self._config, rng=rng or random.Random())  # noqa: S311
         self._ignored = max(0, len(dict.fromkeys(seeds)) - SEEDS_MAX)
         self._dials = asyncio.Semaphore(_PARALLEL_DIALS_MAX)
         self._counts: Counter[str] = Counter()

@@ -29,9 +29,10 @@ import ipaddress
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 from gossip.events import SetTimer, Started, TimerFired
+from transport.backoff import Backoff
 from transport.types import Address
 
 #: More seeds than this help nobody; the rest of the list is ignored (and the shell says so).
@@ -42,26 +43,6 @@ RESULTS_MAX: Final = 32
 
 #: Addresses known to be this node's own; more than any host has, few enough not to matter.
 _OWN_MAX: Final = 256
-
-
-class DelaySource(Protocol):
-    """What :class:`transport.backoff.Backoff` is to this module."""
-
-    def next_s(self) -> float:
-        """Seconds to wait before the next attempt."""
-        ...
-
-    def reset(self) -> None:
-        """The last attempt succeeded."""
-        ...
-
-
-class BackoffFactory(Protocol):
-    """Makes a fresh backoff, as :class:`transport.backoff.Backoff` does."""
-
-    def __call__(self, initial_s: float, max_s: float, rng: random.Random) -> DelaySource:
-        """A backoff between the two bounds, in seconds."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +141,7 @@ class SeedState(enum.Enum):
 class _Seed:
     address: Address
     is_name: bool
-    backoff: DelaySource
+    backoff: Backoff
     state: SeedState | None = None
     token: int = 0
     resolving: bool = False
@@ -171,16 +152,14 @@ class _Seed:
 class BootstrapPlan:
     """The schedule of all seeds.  Feed it events, execute its effects in order."""
 
-    def __init__(
-        self, seeds: Sequence[Address], config: BootstrapConfig, *, backoff: BackoffFactory, rng: random.Random
-    ) -> None:
+    def __init__(self, seeds: Sequence[Address], config: BootstrapConfig, *, rng: random.Random) -> None:
         """Plan for ``seeds``; repetitions and what exceeds :data:`SEEDS_MAX` are ignored."""
         self._config = config
         self._rng = rng
         self._own: dict[Address, None] = {}
         self._next_token = 1
         self._seeds = {
-            seed: _Seed(seed, not _is_literal(seed), backoff(config.retry_initial_s, config.retry_max_s, rng))
+            seed: _Seed(seed, not _is_literal(seed), _backoff(config, rng))
             for seed in list(dict.fromkeys(seeds))[:SEEDS_MAX]
         }
 
@@ -270,3 +249,7 @@ def _is_literal(address: Address) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _backoff(config: BootstrapConfig, rng: random.Random) -> Backoff:
+    return Backoff(rng, first_s=config.retry_initial_s, max_s=config.retry_max_s)

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from transport.backoff import Backoff
-
 from transport.clock import Clock, SystemClock
 from transport.logs import get_logger
 from transport.tasks import TaskScope
@@ -129,7 +128,7 @@ class MdnsDiscovery:
         self._clock: Clock = clock or SystemClock()
         self._rng = rng or random.Random()  # noqa: S311 - jitter
         self._open_responder = open_responder
-        self._backoff = Backoff(self._config.retry_initial_s, self._config.retry_max_s, self._rng)
+        self._backoff = Backoff(self._rng, first_s=self._config.retry_initial_s, max_s=self._config.retry_max_s)
         self._announcement: Announcement | None = None
         self._sink: DiscoverySink | None = None
         self._scope: TaskScope | None = None
@@ -215,9 +214,8 @@ class MdnsDiscovery:
                 renew_s = min(2 * renew_s, self._config.renew_max_s)
             chosen = self._choose_adapters(self._current())
             moved, self._adapters_changed = self._adapters_changed or chosen != adapters, False
-            if moved:
-                await responder.use(chosen)
-                adapters = chosen
+            await responder.use(chosen)
+            adapters = chosen
             if self._current() != announced:
                 announced = self._current()
                 await responder.announce(announced)

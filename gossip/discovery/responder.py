@@ -23,7 +23,7 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 
 from .advertise import Adapter
 from .base import Announcement
-from .txt import SERVICE_TYPE, encode, labels, record_addresses
+from .txt import SERVICE_TYPE, encode, label, record_addresses
 
 _MDNS_PORT = 5353
 
@@ -95,13 +95,13 @@ class ZeroconfResponder:
         Raises:
             One of :data:`FAILURES`.
         """
-        instance, host = labels(announcement)
+        name = label(announcement)
         info = AsyncServiceInfo(
             SERVICE_TYPE,
-            f"{instance}.{SERVICE_TYPE}",
+            f"{name}.{SERVICE_TYPE}",
             port=announcement.port,
             properties=encode(announcement),
-            server=f"{host}.local.",
+            server=f"{name}.local.",
             parsed_addresses=record_addresses(announcement),
         )
         if self._info is None:
@@ -145,6 +145,9 @@ class ZeroconfResponder:
 
     async def use(self, adapters: Sequence[Adapter]) -> None:
         """Take part on these adapters from now on.
+
+        Costs little when nothing changed, and is worth repeating: an IPv6 address cannot be bound in its first second
+        or two, while the system makes sure that nobody else has it.
 
         Raises:
             One of :data:`FAILURES`.

@@ -49,6 +49,7 @@ INCARNATION_MAX: Final = 2**53 - 1
 ADDRESSES_MAX: Final = 16
 """Of one announcement; a host with more is either a router or a forger."""
 _VALUE_BYTES_MAX: Final = 255
+_LABEL_BYTES_MAX: Final = 63
 _NAME_PART_MAX: Final = 24
 _DIGITS: Final = re.compile(r"[0-9]{1,16}\Z")
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{32}\Z")
@@ -76,18 +77,21 @@ def authority_prefix(fingerprint: str) -> str:
     return fingerprint[:AUTHORITY_DIGITS]
 
 
-def labels(announcement: Announcement) -> tuple[str, str]:
-    """The instance label and the host label of a node's service, each at most 63 bytes.
+def label(announcement: Announcement) -> str:
+    """The DNS label, at most 63 bytes, that is both the instance name and the host name of a node's service.
+
+    It has no dots, although RFC 6763 allows them in instance names: zeroconf would write them as separate labels, and
+    avahi ignores such a service (measured).
 
     Returns:
-        For example ``("planner-1.default.0f3a9c21d4e5", "planner-1-default-0f3a9c21d4e5")``.
+        For example ``planner-1-default-0f3a9c21d4e5``.
     """
     node, network = announcement.node_id, announcement.network
     identity = f"{network}/{node}/{announcement.authority}"
     tag = hashlib.sha256(identity.encode()).hexdigest()[:12]
-    if len(node) + len(network) + len(tag) + 2 > 63:
+    if len(node) + len(network) + len(tag) + 2 > _LABEL_BYTES_MAX:
         node, network = NodeId(node[:_NAME_PART_MAX]), NetworkName(network[:_NAME_PART_MAX])
-    return f"{node}.{network}.{tag}", f"{node}-{network}-{tag}"
+    return f"{node}-{network}-{tag}"
 
 
 def encode(announcement: Announcement) -> dict[str, str]:

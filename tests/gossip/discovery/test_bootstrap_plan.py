@@ -27,23 +27,8 @@ _A, _B = Address("10.0.0.1", 7946), Address("10.0.0.2", 7946)
 _NAME = Address("seed.example", 7946)
 
 
-class _Doubling:
-    """A backoff without jitter, so that tests can say what comes next."""
-
-    def __init__(self, initial_s: float, max_s: float, rng: random.Random) -> None:
-        self._initial_s = self._next_s = initial_s
-        self._max_s = max_s
-
-    def next_s(self) -> float:
-        delay_s, self._next_s = self._next_s, min(self._max_s, 2 * self._next_s)
-        return delay_s
-
-    def reset(self) -> None:
-        self._next_s = self._initial_s
-
-
 def _plan(*seeds: Address) -> BootstrapPlan:
-    return BootstrapPlan(seeds, BootstrapConfig(), backoff=_Doubling, rng=random.Random(1))
+    return BootstrapPlan(seeds, BootstrapConfig(), rng=random.Random(1))
 
 
 def _timer(effects: Sequence[Effect]) -> SetTimer:
@@ -79,15 +64,13 @@ def test_a_dead_seed_is_retried_for_ever_with_growing_bounded_pauses() -> None:
         effects = plan.handle(Dialled(_A, _A, Outcome.FAILED), 0.0)
         delays.append(_timer(effects).delay_s)
         effects = plan.handle(TimerFired(_timer(effects).token), 0.0)
-    assert delays[:4] == [0.5, 1.0, 2.0, 4.0]
-    assert delays[-1] == 30.0
+    assert all(0.5 <= delay_s <= 30.0 for delay_s in delays)
+    assert delays[0] <= 1.5
+    assert sum(delays[-20:]) > 100.0
 
 
 def test_a_seed_that_answered_is_still_watched() -> None:
     """The watch is what heals two islands; after a loss the pauses begin small again."""
-    plan = _plan(_A)
-    plan.handle(Started(), 0.0)
-    plan.handle(Dialled(_A, _A, Outcome.FAILED), 0.0)
     plan = _plan(_A)
     plan.handle(Started(), 0.0)
     effects = plan.handle(Dialled(_A, _A, Outcome.LINKED), 0.0)
@@ -96,7 +79,8 @@ def test_a_seed_that_answered_is_still_watched() -> None:
     assert effects == [_timer(effects)], "no news, no report"
     plan.handle(TimerFired(_timer(effects).token), 60.0)
     effects = plan.handle(Dialled(_A, _A, Outcome.FAILED), 60.0)
-    assert effects == [SeedChanged(_A, SeedState.SEEKING), SetTimer(_timer(effects).token, 0.5)]
+    assert effects == [SeedChanged(_A, SeedState.SEEKING), _timer(effects)]
+    assert _timer(effects).delay_s <= 1.5
 
 
 def test_a_name_is_resolved_again_in_each_round() -> None:

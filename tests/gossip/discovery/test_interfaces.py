@@ -36,7 +36,8 @@ def test_this_machine_has_a_loopback_adapter() -> None:
 
 async def test_a_change_reaches_every_subscriber_once() -> None:
     """One subscriber that raises does not keep the news from the next; who unsubscribed hears nothing."""
-    machine, seen = _Machine(), []
+    machine = _Machine()
+    seen: list[Interfaces] = []
     watcher = _watcher(machine)
 
     def broken(interfaces: Interfaces) -> None:
@@ -63,7 +64,8 @@ async def test_a_change_reaches_every_subscriber_once() -> None:
 
 async def test_a_flicker_is_not_a_change() -> None:
     """An adapter that loses its address for one look does not make the node re-advertise itself."""
-    machine, seen = _Machine(), []
+    machine = _Machine()
+    seen: list[Interfaces] = []
     machine.script = [_ONE, _HALF, _ONE, _HALF, _TWO, _ONE]
     watcher = _watcher(machine)
     watcher.subscribe(seen.append)

@@ -15,7 +15,7 @@ from gossip.discovery.base import Announcement, Sighting
 from gossip.discovery.interfaces import InterfaceWatcher
 from gossip.discovery.mdns import MdnsConfig, MdnsDiscovery
 from gossip.discovery.responder import Service
-from gossip.discovery.txt import SERVICE_TYPE, encode, labels
+from gossip.discovery.txt import SERVICE_TYPE, encode, label
 from transport.types import Address, NetworkName, NodeId
 
 _AUTHORITY, _STRANGER = "ab" * 32, "cd" * 32
@@ -108,7 +108,7 @@ class _Wire:
 def _service(announcement: Announcement, addresses: tuple[str, ...] = ("10.0.0.9",), **fields: bytes | None) -> Service:
     properties: dict[bytes, bytes | None] = {k.encode(): v.encode() for k, v in encode(announcement).items()}
     properties.update({key.encode(): value for key, value in fields.items()})
-    return Service(f"{labels(announcement)[0]}.{SERVICE_TYPE}", properties, addresses, announcement.port)
+    return Service(f"{label(announcement)}.{SERVICE_TYPE}", properties, addresses, announcement.port)
 
 
 class _Machine:

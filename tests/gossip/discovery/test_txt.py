@@ -12,7 +12,7 @@ from gossip.discovery.txt import (
     decode,
     dialable,
     encode,
-    labels,
+    label,
     record_addresses,
 )
 from transport.types import Address, NetworkName, NodeId
@@ -66,26 +66,31 @@ def test_further_addresses_that_do_not_fit_are_left_out() -> None:
 
 
 def test_names_contain_node_and_network() -> None:
-    """Instance and host name both tell the node and the network, so that neither is shared by two nodes."""
-    instance, host = labels(_announcement())
-    assert instance.startswith("planner-1.default.")
-    assert host.startswith("planner-1-default-")
+    """Instance and host name tell the node and the network, and are one DNS label."""
+    name = label(_announcement())
+    assert name.startswith("planner-1-default-")
+    assert "." not in name
 
 
 def test_names_of_the_longest_ids_fit_a_dns_label_and_stay_apart() -> None:
     """Ids of 63 characters are cut, and the hash keeps two that begin alike apart."""
-    names = set()
+    names: set[str] = set()
     for node in ("n" * 62 + "a", "n" * 62 + "b"):
         for network in ("w" * 62 + "a", "w" * 62 + "b"):
-            pair = labels(_announcement(node=node, network=network))
-            assert all(len(name.encode()) <= 63 for name in pair)
-            names.update(pair)
-    assert len(names) == 8
+            name = label(_announcement(node=node, network=network))
+            assert len(name.encode()) <= 63
+            names.add(name)
+    assert len(names) == 4
+
+
+def test_names_that_join_to_the_same_text_stay_apart() -> None:
+    """Node a-b of network c is not node a of network b-c."""
+    assert label(_announcement(node="a-b", network="c")) != label(_announcement(node="a", network="b-c"))
 
 
 def test_names_differ_between_authorities() -> None:
     """Two networks of one name on one LAN do not fight over instance names."""
-    assert labels(_announcement()) != labels(_announcement(authority="f" * 64))
+    assert label(_announcement()) != label(_announcement(authority="f" * 64))
 
 
 @pytest.mark.parametrize(

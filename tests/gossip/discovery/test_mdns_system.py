@@ -1,0 +1,182 @@
+"""mDNS between real hosts: network namespaces on a bridge."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from netns import Host, Lan
+from support import ROOT, require_network_namespaces, require_tools
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+
+_PROGRAM = Path(__file__).with_name("mdns_node.py")
+
+
+@pytest.fixture
+def lan() -> Iterator[Lan]:
+    """A switch; hosts are added by the test."""
+    require_network_namespaces()
+    with Lan() as made:
+        yield made
+
+
+class _Node:
+    """A running mdns_node.py and what it has printed so far."""
+
+    def __init__(self, host: Host, name: str) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.process = host.start([sys.executable, str(_PROGRAM), name], stdout=subprocess.PIPE, cwd=ROOT)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.events.append(json.loads(line))
+
+    def wait_for(self, matches: Callable[[dict[str, Any]], bool], *, since: int = 0, timeout_s: float = 30.0) -> float:
+        """Wait for an event after the first ``since``; how many seconds that took."""
+        begun = time.monotonic()
+        while not any(matches(event) for event in self.events[since:]):
+            assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.events[-5:]}"
+            assert time.monotonic() < begun + timeout_s, f"not seen; last events: {self.events[-5:]}"
+            time.sleep(0.02)
+        return time.monotonic() - begun
+
+    def wait_available(self) -> None:
+        self.wait_for(lambda event: event.get("available") == 1)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        assert self.process.wait(10.0) == 0
+        self._reader.join(5.0)
+        assert self.events[-1]["event"] == "closed"
+
+
+def _found(node: str, address: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda event: event["event"] == "found" and event["node"] == node and f"{address}:7946" in event["addresses"]
+
+
+def test_two_hosts_find_each_other_and_see_the_goodbye(lan: Lan) -> None:
+    """Nothing is configured but the network's name, and no host has a route to anywhere."""
+    left, right = lan.host("left"), lan.host("right")
+    a, b = _Node(left, "a"), _Node(right, "b")
+    took_s = a.wait_for(_found("b", right.address))
+    b.wait_for(_found("a", left.address))
+    assert took_s < 10.0  # 1 s on an idle machine
+    b.stop()
+    a.wait_for(lambda event: event == {"event": "lost", "node": "b"})
+    a.stop()
+    assert not [event for event in a.events if event.get("level") in {"WARNING", "ERROR"}]
+
+
+def test_a_new_address_reaches_the_neighbours(lan: Lan) -> None:
+    """A host that moves to another address is found there without a restart."""
+    left, right = lan.host("left"), lan.host("right")
+    a, b = _Node(left, "a"), _Node(right, "b")
+    a.wait_for(_found("b", right.address))
+    seen = len(a.events)
+    right.remove_address(right.address)
+    right.add_address("10.77.0.99")
+    a.wait_for(_found("b", "10.77.0.99"), since=seen)
+    b.stop()
+    a.stop()
+
+
+def test_a_host_that_announced_itself_behind_a_partition_is_found_after_it(lan: Lan) -> None:
+    """zeroconf's own browser would never find it: the browser is renewed while peers are missing."""
+    require_tools("nft")
+    left, right = lan.host("left"), lan.host("right")
+    lan.partition([left], [right])
+    a, b = _Node(left, "a"), _Node(right, "b")
+    a.wait_available()
+    b.wait_available()
+    time.sleep(3.0)  # let the announcements (three within a second) be lost
+    assert not [event for event in a.events + b.events if event["event"] == "found"]
+    lan.heal()
+    a.wait_for(_found("b", right.address), timeout_s=60.0)
+    a.stop()
+    b.stop()
+
+
+def test_a_host_without_a_network_warns_and_joins_when_there_is_one(lan: Lan) -> None:
+    """No multicast is never an error; a cable plugged in later is used."""
+    alone, right = lan.host("alone", plugged_in=False), lan.host("right")
+    a, b = _Node(alone, "a"), _Node(right, "b")
+    a.wait_for(lambda event: event["event"] == "log" and event["text"].startswith("mdns reaches this machine only"))
+    a.wait_for(lambda event: event.get("available") == 0 and event.get("sockets") == 1)
+    assert not [event for event in a.events if event.get("level") == "ERROR"]
+    alone.plug_in()
+    a.wait_for(_found("b", right.address))
+    b.wait_for(_found("a", alone.address))
+    a.stop()
+    b.stop()
+
+
+def test_a_host_without_any_adapter_warns_once_and_runs(lan: Lan) -> None:
+    """Not even loopback is up: the node lives, and says what does not work."""
+    bare = lan.host("bare", plugged_in=False)
+    bare.ip("link", "set", "lo", "down")
+    a = _Node(bare, "a")
+    a.wait_for(lambda event: event["event"] == "log" and event["text"].startswith("mdns unavailable"))
+    seen = len(a.events)
+    a.wait_for(lambda event: len(a.events) > seen + 8)
+    a.stop()
+    assert [event["level"] for event in a.events if event["event"] == "log"] == ["WARNING"]
+    assert not any(event.get("available") for event in a.events)
+
+
+def test_a_taken_port_is_a_warning_and_is_retried(lan: Lan) -> None:
+    """Another mDNS program that does not share port 5353 keeps mDNS off until it goes."""
+    left = lan.host("left")
+    code = """if True:
+        import socket, time
+        taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        taken.bind(("", 5353))
+        print("taken", flush=True)
+        time.sleep(99)
+    """
+    taker = left.start([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert taker.stdout is not None
+    taker.stdout.readline()
+    a = _Node(left, "a")
+    a.wait_for(lambda event: event["event"] == "log" and "in use" in event["text"])
+    taker.terminate()
+    a.wait_available()
+    a.stop()
+
+
+def test_avahi_sees_the_service(lan: Lan) -> None:
+    """What we announce is standard DNS-SD: another implementation lists and resolves it with its TXT record."""
+    require_tools("avahi-daemon", "avahi-browse", "dbus-daemon", "unshare", "mount")
+    left, right = lan.host("left"), lan.host("right")
+    a = _Node(left, "planner-1")
+    a.wait_available()
+    # A private /run, bus and daemon; all of it goes with the shell's process group.
+    script = """
+        mount -t tmpfs tmpfs /run && mkdir -p /run/dbus /run/avahi-daemon && chown avahi:avahi /run/avahi-daemon
+        dbus-daemon --system --nofork --nopidfile &
+        for i in $(seq 100); do [ -S /run/dbus/system_bus_socket ] && break; sleep 0.05; done
+        avahi-daemon --no-chroot --no-rlimits >/dev/null 2>&1 &
+        for i in $(seq 60); do
+            avahi-browse --parsable --resolve --terminate _peermesh._tcp 2>/dev/null
+            sleep 0.25
+        done
+    """
+    shell = right.start(["unshare", "--mount", "sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert shell.stdout is not None
+    resolved = next((line for line in shell.stdout if line.startswith("=") and ";IPv4;" in line), "")
+    fields = resolved.rstrip("\n").split(";")
+    assert fields[3].startswith("planner-1-lan-"), fields
+    assert fields[6].startswith("planner-1-lan-")
+    assert fields[7:9] == [left.address, "7946"]
+    assert {'"v=1"', '"net=lan"', '"id=planner-1"', '"inc=1"', '"port=7946"'} <= set(fields[9].split(" "))
+    a.stop()
