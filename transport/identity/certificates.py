@@ -214,6 +214,18 @@ def verify_leaf(
         raise CertificateRejected(f"the certificate cannot be read: {error}") from error
 
 
+def claimed_subject(der: bytes) -> Subject:
+    """Whom a certificate says it names, checking nothing: to find what to check it against, and for logs.
+
+    Raises:
+        CertificateRejected: It cannot be read.
+    """
+    try:
+        return _subject(x509.load_der_x509_certificate(der).extensions)
+    except _UNREADABLE as error:
+        raise CertificateRejected(f"the certificate cannot be read: {error}") from error
+
+
 def _check_signature(certificate: x509.Certificate, authority: x509.Certificate) -> None:
     try:
         certificate.verify_directly_issued_by(authority)

@@ -1,0 +1,79 @@
+"""A node's port reduced to enrolment: a WebSocket server with a desk behind ``/enrol``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from identities import now, open_directory
+from websockets.asyncio.server import ServerConnection, serve
+
+from transport.clock import Clock, SystemClock
+from transport.identity.credentials import obtain_credentials
+from transport.identity.datadir import NodeDirectory
+from transport.identity.enrolment import EnrolmentDesk
+from transport.identity.tls import TlsContexts
+from transport.types import Address, NodeId
+
+
+@dataclass
+class Issuer:
+    """A running issuer."""
+
+    directory: NodeDirectory
+    contexts: TlsContexts
+    desk: EnrolmentDesk
+    addresses: tuple[Address, ...]
+
+
+class ShiftedClock:
+    """The machine's clock, shifted."""
+
+    def __init__(self, shift_s: float = 0.0) -> None:
+        self.shift_s = shift_s
+        self._clock = SystemClock()
+
+    def monotonic(self) -> float:
+        """See :meth:`Clock.monotonic`."""
+        return self._clock.monotonic()
+
+    def wall(self) -> float:
+        """See :meth:`Clock.wall`."""
+        return self._clock.wall() + self.shift_s
+
+
+def nobody(_node: NodeId) -> bool:
+    """No node id is taken."""
+    return False
+
+
+@asynccontextmanager
+async def issuer(
+    data_dir: Path,
+    *,
+    network: str = "default",
+    node_id: str = "issuer",
+    clock: Clock | None = None,
+    is_member: Callable[[NodeId], bool] = nobody,
+) -> AsyncIterator[Issuer]:
+    """Run an issuer on a free port of the loopback interface."""
+    directory = await asyncio.to_thread(open_directory, data_dir, network, node_id)
+    try:
+        credentials = await asyncio.to_thread(obtain_credentials, directory, now=now())
+        contexts = await asyncio.to_thread(TlsContexts, credentials)
+        desk = EnrolmentDesk(directory, contexts, clock=clock or SystemClock(), is_member=is_member)
+        await desk.start()
+
+        async def handler(connection: ServerConnection) -> None:
+            leaf = connection.transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            await desk.serve(connection, leaf)
+
+        async with serve(handler, "127.0.0.1", 0, ssl=contexts.server, compression=None, ping_interval=None) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            yield Issuer(directory, contexts, desk, (Address("127.0.0.1", port),))
+        await desk.close()
+    finally:
+        directory.release()
