@@ -29,6 +29,8 @@ from transport.clock import SystemClock
 from transport.errors import RemoteProtocolError
 from transport.identity.credentials import Credentials, obtain_credentials
 from transport.identity.datadir import NodeDirectory, default_data_dir, default_node_id
+from transport.identity.enrolment import EnrolmentDesk
+from transport.identity.joining import enrol
 from transport.identity.tls import TlsContexts
 from transport.link import CloseReason, Link
 from transport.logs import get_logger
@@ -51,6 +53,8 @@ log = get_logger("mesh.node")
 
 # Registrations made in one go become one change of gossip.
 PROFILE_DELAY_S: Final = 0.01
+
+_LIVE: Final = (MemberState.ALIVE, MemberState.SUSPECT)
 
 
 class Runtime:
@@ -100,6 +104,8 @@ class Runtime:
         self._directory = await asyncio.to_thread(self._open_directory)
         stack.callback(self._directory.release)
         self.node_id: NodeId = self._directory.node_id
+        if self._config.join_token is not None:
+            await enrol(self._config.join_token.get_secret_value(), self._directory, clock=self._clock)
         now = datetime.fromtimestamp(self._clock.wall(), UTC)
         self._credentials = await asyncio.to_thread(obtain_credentials, self._directory, now=now)
         self._contexts = await asyncio.to_thread(TlsContexts, self._credentials)
@@ -124,6 +130,7 @@ class Runtime:
         self._watcher = InterfaceWatcher()
         await self._watcher.start()
         stack.push_async_callback(self._watcher.close)
+        self._desk = EnrolmentDesk(directory, self._contexts, clock=self._clock, is_member=self._is_live)
         self.gossip = GossipService(
             self.node_id,
             self._incarnation,
@@ -145,12 +152,15 @@ class Runtime:
             advertise=lambda: self.addresses,
             clock=self._clock,
             config=config.link_config(),
+            enrolment=self._desk,
         )
         await self.endpoint.start()
         stack.push_async_callback(self.endpoint.close)
         stack.push_async_callback(self.courier.close)
         await self.gossip.start(self.endpoint)
         stack.push_async_callback(self.gossip.close)
+        await self._desk.start()
+        stack.push_async_callback(self._desk.close)
         self.renewal = Renewal(
             directory,
             self._credentials,
@@ -286,8 +296,8 @@ class Runtime:
         log.debug("announcement withdrawn", node=node_id, source=source)
 
     def _peers_missing(self) -> bool:
-        live = [m for m in self.gossip.members() if m.state in (MemberState.ALIVE, MemberState.SUSPECT)]
-        return len(self.gossip.links) + 1 < max(2, len(live))
+        live = sum(1 for member in self.gossip.members() if member.state in _LIVE)
+        return len(self.gossip.links) + 1 < max(2, live)
 
     def _interfaces_changed(self, interfaces: Interfaces) -> None:
         del interfaces  # `addresses` reads them from the watcher
@@ -374,8 +384,13 @@ class Runtime:
         return [links[NodeId(node_id)] for node_id in self.view.issuers() if node_id in links]
 
     async def invite(self, *, ttl_s: float, uses: int) -> str:
-        """Make a join token."""
-        raise NotImplementedError
+        """Make a join token; see :meth:`mesh.manager.AgentNetworkManager.invite`."""
+        self._check_running()
+        return await self._desk.invite(self.addresses, ttl_s=ttl_s, uses=uses)
+
+    def _is_live(self, node_id: NodeId) -> bool:
+        member = self.gossip.member(node_id)
+        return member is not None and member.state in _LIVE
 
     # --- introspection ------------------------------------------------------------------------------------------
 
@@ -388,5 +403,6 @@ class Runtime:
             "messages": self.courier.statistics(),
             "gossip": self.gossip.statistics(),
             "links": self.endpoint.statistics(),
+            "enrolment": self._desk.statistics(),
             "discovery": {discovery.name: discovery.statistics() for discovery in self._discoveries},
         }
