@@ -156,6 +156,26 @@ class AgentNetworkManager:
         finally:
             await events.aclose()  # type: ignore[attr-defined]
 
+    async def wait_for_agent(self, agent_id: int, *, timeout_s: float = 10.0) -> AgentInfo:
+        """Return where an agent runs once this node knows it.
+
+        Raises:
+            UnknownAgent: Nobody registered it in time.
+        """
+        events = self.events()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    for agent in self.agents():
+                        if agent.agent_id == agent_id:
+                            return agent
+                    if await anext(events, None) is None:
+                        raise NetworkClosed("this node left the network while it waited for an agent")
+        except TimeoutError:
+            raise UnknownAgent(f"nobody registered agent {agent_id} within {timeout_s:.3g} s") from None
+        finally:
+            await events.aclose()  # type: ignore[attr-defined]
+
     # --- agents -------------------------------------------------------------------------------------------------
 
     async def register_agent(
