@@ -4,7 +4,7 @@ Imported late and in a thread by :mod:`.mdns`, because it costs about 50 ms and 
 C library while it is imported, which may start a process.  It knows nothing of nodes; it makes up for these properties
 of zeroconf 0.15x (each measured, see docs/discovery.md):
 
-- A constructor that fails leaves its sockets to the garbage collector, so the port is tried first.
+- A constructor that fails leaves its sockets to the garbage collector, so port and adapters are tried first.
 - A browser asks at about 0.1, 1, 5 and 14 s and then only to refresh what it has: who announced itself while we were
   cut off is never found until the browser is made anew.
 - With ``cooperating_responders`` registering takes 0.45 s instead of 1.65 s; right for names that contain an id.
@@ -26,6 +26,7 @@ from .base import Announcement
 from .txt import SERVICE_TYPE, encode, label, record_addresses
 
 _MDNS_PORT = 5353
+_MDNS_GROUP = "224.0.0.251"
 
 #: Linux lets one socket join 20 groups (net.ipv4.igmp_max_memberships); a host rarely needs more than two.
 _ADAPTERS_MAX = 16
@@ -60,20 +61,7 @@ class ZeroconfResponder:
         Raises:
             OSError: There is no multicast here, or port 5353 is taken by a program that does not share it.
         """
-        choice, version = _choice(adapters)
-        try:
-            return await cls._open(choice, version)
-        except OSError:
-            if version is IPVersion.V4Only:
-                raise
-            # Kernels without IPv6, or with it switched off on every adapter.
-            return await cls._open([c for c in choice if isinstance(c, str)], IPVersion.V4Only)
-
-    @classmethod
-    async def _open(cls, choice: list[str | int], version: IPVersion) -> ZeroconfResponder:
-        if not choice:
-            raise OSError(errno.ENODEV, "no network adapter with an address is up")
-        _try_port()
+        choice, version = _choose(adapters)
         responder = cls(AsyncZeroconf(interfaces=choice, ip_version=version))
         try:
             await responder._zeroconf.zeroconf.async_wait_for_start()
@@ -152,9 +140,7 @@ class ZeroconfResponder:
         Raises:
             One of :data:`FAILURES`.
         """
-        choice, version = _choice(adapters)
-        if not choice:
-            raise OSError(errno.ENODEV, "no network adapter with an address is up")
+        choice, version = _choose(adapters)
         await self._zeroconf.async_update_interfaces(choice, version)
         if not self.sockets:
             raise OSError(errno.ENODEV, "no network adapter takes part in multicast")
@@ -174,33 +160,53 @@ class ZeroconfResponder:
             browser._async_cancel()  # the same as async_cancel(), which awaits nothing
 
 
-def _choice(adapters: Sequence[Adapter]) -> tuple[list[str | int], IPVersion]:
-    """What zeroconf calls interfaces: an IPv4 address each, and an index for IPv6."""
-    v4: list[str | int] = []
-    v6: list[str | int] = []
-    for adapter in adapters[:_ADAPTERS_MAX]:
-        first_v4 = next((address for address in adapter.addresses if ":" not in address), None)
-        loopback = first_v4 is not None and first_v4.startswith("127.")
-        if first_v4 is not None:
-            v4.append(first_v4)
-        if not loopback and any(":" in address for address in adapter.addresses) and adapter.index:
-            v6.append(adapter.index)
-    if v6:
-        return [*v4, *v6], IPVersion.All if v4 else IPVersion.V6Only
-    return v4, IPVersion.V4Only
+def _choose(adapters: Sequence[Adapter]) -> tuple[list[str | int], IPVersion]:
+    """What zeroconf calls interfaces: an IPv4 address each, and an index for IPv6.
 
-
-def _try_port() -> None:
-    """Bind the mDNS port for a moment, sharing it as zeroconf does.
+    Everything is tried on a socket of our own first: one adapter that vanished since it was read would make zeroconf
+    fail as a whole, and leave its sockets open until they are collected.
 
     Raises:
-        OSError: Somebody else has it and does not share.
+        OSError: Nothing is left, or somebody else has the port and does not share it.
     """
+    v4: list[str | int] = []
+    v6: list[str | int] = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "SO_REUSEPORT"):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         probe.bind(("", _MDNS_PORT))
+        ipv6 = _has_ipv6()
+        for adapter in adapters[:_ADAPTERS_MAX]:
+            first_v4 = next((address for address in adapter.addresses if ":" not in address), "")
+            if first_v4 and _joins(probe, first_v4):
+                v4.append(first_v4)
+            # zeroconf cannot speak IPv6 on loopback.
+            if ipv6 and adapter.index and not first_v4.startswith("127.") and any(":" in a for a in adapter.addresses):
+                v6.append(adapter.index)
+    if not v4 and not v6:
+        raise OSError(errno.ENODEV, "no network adapter takes part in multicast")
+    if not v6:
+        return v4, IPVersion.V4Only
+    return [*v4, *v6], IPVersion.All if v4 else IPVersion.V6Only
+
+
+def _joins(probe: socket.socket, address: str) -> bool:
+    membership = socket.inet_aton(_MDNS_GROUP) + socket.inet_aton(address)
+    try:
+        probe.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE  # another address of an adapter that has joined
+    return True
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    except OSError:
+        return False
+    return True
 
 
 def _service(info: AsyncServiceInfo) -> Service:

@@ -206,6 +206,8 @@ async def test_a_list_that_is_too_long_is_cut_with_a_warning(caplog: pytest.LogC
 
 async def test_closing_before_starting_is_harmless() -> None:
     """A node that fails to start closes what it has."""
-    discovery = _discovery(_World(), _SEED)
+    world = _World()
+    discovery = _discovery(world, _SEED)
     await discovery.update(_ANNOUNCEMENT)
     await discovery.close()
+    assert world.dials == {}

@@ -33,6 +33,7 @@ class _Node:
 
     def __init__(self, host: Host, name: str) -> None:
         self.events: list[dict[str, Any]] = []
+        self._news = threading.Condition()
         self.process = host.start([sys.executable, str(_PROGRAM), name], stdout=subprocess.PIPE, cwd=ROOT)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -40,19 +41,25 @@ class _Node:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.events.append(json.loads(line))
+            with self._news:
+                self.events.append(json.loads(line))
+                self._news.notify_all()
 
-    def wait_for(self, matches: Callable[[dict[str, Any]], bool], *, since: int = 0, timeout_s: float = 30.0) -> float:
+    def expect(self, matches: Callable[[dict[str, Any]], bool], *, since: int = 0, timeout_s: float = 30.0) -> float:
         """Wait for an event after the first ``since``; how many seconds that took."""
         begun = time.monotonic()
-        while not any(matches(event) for event in self.events[since:]):
-            assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.events[-5:]}"
-            assert time.monotonic() < begun + timeout_s, f"not seen; last events: {self.events[-5:]}"
-            time.sleep(0.02)
+        with self._news:
+            seen = self._news.wait_for(lambda: any(matches(event) for event in self.events[since:]), timeout_s)
+        assert seen, f"not seen; ended with {self.process.poll()}; last events: {self.events[-5:]}"
         return time.monotonic() - begun
 
+    def wait_ticks(self, count: int) -> None:
+        """Wait until it has printed its statistics so often again, which it does each 0.2 s."""
+        since = len(self.events)
+        self.expect(lambda _: sum(event["event"] == "statistics" for event in self.events[since:]) >= count)
+
     def wait_available(self) -> None:
-        self.wait_for(lambda event: event.get("available") == 1)
+        self.expect(lambda event: event.get("available") == 1)
 
     def stop(self) -> None:
         self.process.terminate()
@@ -69,11 +76,11 @@ def test_two_hosts_find_each_other_and_see_the_goodbye(lan: Lan) -> None:
     """Nothing is configured but the network's name, and no host has a route to anywhere."""
     left, right = lan.host("left"), lan.host("right")
     a, b = _Node(left, "a"), _Node(right, "b")
-    took_s = a.wait_for(_found("b", right.address))
-    b.wait_for(_found("a", left.address))
+    took_s = a.expect(_found("b", right.address))
+    b.expect(_found("a", left.address))
     assert took_s < 10.0  # 1 s on an idle machine
     b.stop()
-    a.wait_for(lambda event: event == {"event": "lost", "node": "b"})
+    a.expect(lambda event: event == {"event": "lost", "node": "b"})
     a.stop()
     assert not [event for event in a.events if event.get("level") in {"WARNING", "ERROR"}]
 
@@ -82,11 +89,11 @@ def test_a_new_address_reaches_the_neighbours(lan: Lan) -> None:
     """A host that moves to another address is found there without a restart."""
     left, right = lan.host("left"), lan.host("right")
     a, b = _Node(left, "a"), _Node(right, "b")
-    a.wait_for(_found("b", right.address))
+    a.expect(_found("b", right.address))
     seen = len(a.events)
     right.remove_address(right.address)
     right.add_address("10.77.0.99")
-    a.wait_for(_found("b", "10.77.0.99"), since=seen)
+    a.expect(_found("b", "10.77.0.99"), since=seen)
     b.stop()
     a.stop()
 
@@ -99,10 +106,10 @@ def test_a_host_that_announced_itself_behind_a_partition_is_found_after_it(lan: 
     a, b = _Node(left, "a"), _Node(right, "b")
     a.wait_available()
     b.wait_available()
-    time.sleep(3.0)  # let the announcements (three within a second) be lost
+    b.wait_ticks(15)  # 3 s, in which all announcements (three within a second) are lost
     assert not [event for event in a.events + b.events if event["event"] == "found"]
     lan.heal()
-    a.wait_for(_found("b", right.address), timeout_s=60.0)
+    a.expect(_found("b", right.address), timeout_s=60.0)
     a.stop()
     b.stop()
 
@@ -111,12 +118,12 @@ def test_a_host_without_a_network_warns_and_joins_when_there_is_one(lan: Lan) ->
     """No multicast is never an error; a cable plugged in later is used."""
     alone, right = lan.host("alone", plugged_in=False), lan.host("right")
     a, b = _Node(alone, "a"), _Node(right, "b")
-    a.wait_for(lambda event: event["event"] == "log" and event["text"].startswith("mdns reaches this machine only"))
-    a.wait_for(lambda event: event.get("available") == 0 and event.get("sockets") == 1)
+    a.expect(lambda event: event["event"] == "log" and event["text"].startswith("mdns reaches this machine only"))
+    a.expect(lambda event: event.get("available") == 0 and event.get("sockets") == 1)
     assert not [event for event in a.events if event.get("level") == "ERROR"]
     alone.plug_in()
-    a.wait_for(_found("b", right.address))
-    b.wait_for(_found("a", alone.address))
+    a.expect(_found("b", right.address))
+    b.expect(_found("a", alone.address))
     a.stop()
     b.stop()
 
@@ -126,9 +133,8 @@ def test_a_host_without_any_adapter_warns_once_and_runs(lan: Lan) -> None:
     bare = lan.host("bare", plugged_in=False)
     bare.ip("link", "set", "lo", "down")
     a = _Node(bare, "a")
-    a.wait_for(lambda event: event["event"] == "log" and event["text"].startswith("mdns unavailable"))
-    seen = len(a.events)
-    a.wait_for(lambda event: len(a.events) > seen + 8)
+    a.expect(lambda event: event["event"] == "log" and event["text"].startswith("mdns unavailable"))
+    a.wait_ticks(8)
     a.stop()
     assert [event["level"] for event in a.events if event["event"] == "log"] == ["WARNING"]
     assert not any(event.get("available") for event in a.events)
@@ -148,7 +154,7 @@ def test_a_taken_port_is_a_warning_and_is_retried(lan: Lan) -> None:
     assert taker.stdout is not None
     taker.stdout.readline()
     a = _Node(left, "a")
-    a.wait_for(lambda event: event["event"] == "log" and "in use" in event["text"])
+    a.expect(lambda event: event["event"] == "log" and "in use" in event["text"])
     taker.terminate()
     a.wait_available()
     a.stop()
