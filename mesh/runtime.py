@@ -56,6 +56,8 @@ PROFILE_DELAY_S: Final = 0.01
 
 _LIVE: Final = (MemberState.ALIVE, MemberState.SUSPECT)
 
+_ALL_INTERFACES: Final = ("", "0.0.0.0", "::")  # noqa: S104 - compared, not bound
+
 
 class Runtime:
     """The parts of one node.
@@ -76,6 +78,8 @@ class Runtime:
         self._profile_timer: asyncio.TimerHandle | None = None
         self._discoveries: list[Discovery] = []
         self._scope = TaskScope("node")
+        # Who last answered at a bootstrap address: while it is linked, the address need not be dialled again.
+        self._seed_nodes: dict[Address, NodeId] = {}
         self.view = NetworkView()
         self.observers = Observers()
 
@@ -177,7 +181,9 @@ class Runtime:
         self._discoveries = [TreeDiscovery(self._directory.network_path, rng=self._rng)]
         if config.bootstrap:
             self._discoveries.append(
-                BootstrapDiscovery(config.bootstrap, self.endpoint.dial, clock=self._clock, rng=self._rng)
+                BootstrapDiscovery(
+                    config.bootstrap, self._dial_seed, linked=self._seed_linked, clock=self._clock, rng=self._rng
+                )
             )
         if config.mdns:
             self._discoveries.append(
@@ -200,7 +206,16 @@ class Runtime:
             port=self.endpoint.listening.port,
             addresses=self.addresses,
             authority=self._credentials.authority_fingerprint,
+            listens_on_all=self._config.listen.host in _ALL_INTERFACES,
         )
+
+    async def _dial_seed(self, address: Address) -> Link:
+        link = await self.endpoint.dial(address)
+        self._seed_nodes[address] = link.peer.node_id
+        return link
+
+    def _seed_linked(self, address: Address) -> bool:
+        return self._seed_nodes.get(address) in self.gossip.links
 
     # --- stopping -----------------------------------------------------------------------------------------------
 
