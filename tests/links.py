@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from identities import make_credentials
 
@@ -107,7 +107,7 @@ class Bed:
     ) -> tuple[BaseEndpoint, Callable[[], Address]]:
         raise NotImplementedError
 
-    async def __aenter__(self) -> Bed:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *error: object) -> None:

@@ -110,8 +110,20 @@ class MemoryNetwork:
 class MemoryChannel:
     """One end of a pair of queues."""
 
-    __slots__ = ("_arrive_s", "_ended", "_held", "_inbox", "_network", "_reading", "_writing", "local", "other",
-                 "remote", "remote_address")  # fmt: skip
+    __slots__ = (
+        "_arrive_s",
+        "_ended",
+        "_flying",
+        "_held",
+        "_inbox",
+        "_network",
+        "_reading",
+        "_writing",
+        "local",
+        "other",
+        "remote",
+        "remote_address",
+    )
 
     def __init__(self, network: MemoryNetwork, local: NodeId, remote: NodeId, remote_address: Address) -> None:
         self._network = network
@@ -119,9 +131,10 @@ class MemoryChannel:
         self.remote = remote
         self.remote_address = remote_address
         self.other: MemoryChannel
-        # Both bounded by send(): at most _FRAMES_IN_FLIGHT_MAX frames, plus the end.
+        # All bounded by send(): at most _FRAMES_IN_FLIGHT_MAX frames, plus the end.
         self._inbox: deque[bytes | ChannelClosed] = deque()
         self._held: deque[bytes | ChannelClosed] = deque()
+        self._flying: deque[bytes | ChannelClosed] = deque()
         self._arrive_s = 0.0
         self._ended: ChannelClosed | None = None
         self._reading: asyncio.Future[None] | None = None
@@ -131,9 +144,8 @@ class MemoryChannel:
         """See :class:`transport.channel.Channel`."""
         if self._ended is not None:
             raise self._ended
-        other = self.other
         self._transmit(frame)
-        while not self._is_over() and len(other._inbox) + len(self._held) >= _FRAMES_IN_FLIGHT_MAX:
+        while not self._is_over() and self._under_way() >= _FRAMES_IN_FLIGHT_MAX:
             self._writing = asyncio.get_running_loop().create_future()
             await self._writing
         if self._ended is not None:
@@ -178,6 +190,9 @@ class MemoryChannel:
 
     # Private.
 
+    def _under_way(self) -> int:
+        return len(self.other._inbox) + len(self._held) + len(self._flying)
+
     def _is_over(self) -> bool:
         """Whether this end is over; a function, because it changes while its caller waits."""
         return self._ended is not None
@@ -188,11 +203,16 @@ class MemoryChannel:
             return
         loop = asyncio.get_running_loop()
         delay_s = self._network.delay_s(self.local, self.remote)
-        if delay_s <= 0.0 and self._arrive_s <= loop.time():
+        if delay_s <= 0.0 and not self._flying:
             self.other._arrived(item)
             return
+        # Timers that are due at the same time fire in no particular order, so each takes whatever is first.
         self._arrive_s = max(self._arrive_s, loop.time() + delay_s)
-        loop.call_at(self._arrive_s, self.other._arrived, item)
+        self._flying.append(item)
+        loop.call_at(self._arrive_s, self._land)
+
+    def _land(self) -> None:
+        self.other._arrived(self._flying.popleft())
 
     def _arrived(self, item: bytes | ChannelClosed) -> None:
         if self._ended is not None:

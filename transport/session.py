@@ -56,7 +56,6 @@ from .wire import (
     negotiate,
 )
 
-
 #: A ping goes out at the opening, and at least every so many keepalive intervals, to measure the round trip.
 MEASURE_INTERVALS: Final = 8
 
@@ -237,9 +236,9 @@ class Session:
                 return self._close(code, detail, now)
             case Ticked(excused_s):
                 return self._ticked(excused_s, now)
-            case ConnectionLost():
-                self.state = SessionState.CLOSED
-                return []
+        # ConnectionLost, the only event left.
+        self.state = SessionState.CLOSED
+        return []
 
     def ping(self, now: float) -> list[Effect]:
         """Ask the peer for a sign of life now."""

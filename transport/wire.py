@@ -241,13 +241,13 @@ class _Budget:
         self.left = nodes_max
 
     def array(self, items: list[Any]) -> list[Any]:
-        self.left -= 1 + len(items)
+        self.left -= len(items)
         if self.left < 0:
             raise RemoteProtocolError("body holds too many values")
         return items
 
     def map(self, pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-        self.left -= 1 + 2 * len(pairs)
+        self.left -= 2 * len(pairs)
         if self.left < 0:
             raise RemoteProtocolError("body holds too many values")
         return _unique(pairs)

@@ -159,7 +159,7 @@ async def test_simultaneous_dials_end_as_one_and_the_same_link(bed: Bed) -> None
         )
         assert links[0] is links[2]
         assert links[1] is links[3]
-        ours, theirs = a.endpoint.links["b"], b.endpoint.links["a"]
+        ours, theirs = a.endpoint.links[b.id], b.endpoint.links[a.id]
         assert (ours, theirs) == (links[0], links[1])
         assert ours.dialled is not theirs.dialled
 
