@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
 from enrolment_server import Issuer, ShiftedClock, issuer
 from identities import make_credentials, now, open_directory
 from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
 
 from transport.errors import (
     CertificateRejected,
@@ -40,7 +43,7 @@ from transport.identity.enrolment_messages import decode_answer, encode_request
 from transport.identity.invites import Token, build_invite_leaf
 from transport.identity.names import Subject, node_subject, server_name
 from transport.identity.tls import TlsContexts, bare_context
-from transport.types import NodeId, network_name
+from transport.types import Address, NodeId, network_name
 from transport.wire import pack
 
 
@@ -69,7 +72,7 @@ async def refusals(data_dir: Path) -> list[str]:
 
 
 async def ask(
-    desk: Issuer, token_text: str, message: bytes | str, *, as_node: Credentials | None = None
+    desk: Issuer, token_text: str, message: bytes | str | None, *, as_node: Credentials | None = None
 ) -> bytes | str:
     """Send one message to the desk by hand, as the holder of the token or as a member."""
     token = Token.decode(token_text)
@@ -91,6 +94,8 @@ async def ask(
     async with connect(
         f"wss://{name}/enrol", host=address.host, port=address.port, ssl=context, server_hostname=name, proxy=None
     ) as connection:
+        if message is None:
+            return b""
         await connection.send(message)
         return await connection.recv()
 
@@ -240,7 +245,7 @@ async def test_an_address_that_never_answers_is_given_up(tmp_path: Path) -> None
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with issuer(tmp_path / "a") as desk:
-        token = await desk.desk.invite((type(desk.addresses[0])("127.0.0.1", port), *desk.addresses))
+        token = await desk.desk.invite((Address("127.0.0.1", port), *desk.addresses))
         directory = await asyncio.to_thread(open_directory, tmp_path / "b", "default", "joiner")
         try:
             credentials = await enrol(token, directory, timeout_s=0.5)
@@ -250,6 +255,75 @@ async def test_an_address_that_never_answers_is_given_up(tmp_path: Path) -> None
     release.set()
     server.close()
     await server.wait_closed()
+
+
+async def test_an_address_without_tls_is_passed_over(tmp_path: Path) -> None:
+    """Something else uses the port now; the error says so when no other address helps."""
+
+    async def plain(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(plain, "127.0.0.1", 0)
+    async with issuer(tmp_path / "a") as desk:
+        token = await desk.desk.invite((Address("127.0.0.1", server.sockets[0].getsockname()[1]),))
+        with pytest.raises(HandshakeFailed, match="does not speak TLS"):
+            await join(tmp_path / "b", token)
+    server.close()
+    await server.wait_closed()
+
+
+async def test_a_port_that_does_not_enrol_refuses(tmp_path: Path) -> None:
+    """The node of the token answers, but not on this path."""
+    async with issuer(tmp_path / "a") as desk:
+
+        def missing(connection: ServerConnection, _request: Request) -> Response:
+            return connection.respond(HTTPStatus.NOT_FOUND, "no such path\n")
+
+        async with serve(
+            desk.desk.serve,  # type: ignore[arg-type]  # never reached
+            "127.0.0.1",
+            0,
+            ssl=desk.contexts.server,
+            process_request=missing,
+        ) as server:
+            token = await desk.desk.invite((Address("127.0.0.1", next(iter(server.sockets)).getsockname()[1]),))
+            with pytest.raises(EnrolmentRefused, match="404 no such path"):
+                await join(tmp_path / "b", token)
+
+
+async def test_a_joiner_whose_clock_is_wrong_is_told_so(tmp_path: Path) -> None:
+    """The issuer's certificate is not valid by the joiner's clock: the refusal names both times."""
+    async with issuer(tmp_path / "a") as desk:
+        token = await desk.desk.invite(desk.addresses)
+        with pytest.raises(CertificateRejected, match=r"not valid before .*clocks"):
+            await join(tmp_path / "b", token, clock_s=-3600.0)
+        assert desk.desk.issued == 0
+
+
+async def test_a_joiner_that_leaves_without_a_word_spends_nothing(tmp_path: Path) -> None:
+    """The desk goes on for the next one."""
+    async with issuer(tmp_path / "a") as desk:
+        text = await desk.desk.invite(desk.addresses)
+        await ask(desk, text, None)
+        assert (await join(tmp_path / "b", text)).node_id == "joiner"
+        assert desk.desk.refused == 0
+
+
+async def test_a_full_disk_at_the_issuer_admits_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a record there is no certificate; once there is space again the same joiner gets in."""
+    async with issuer(tmp_path / "a") as desk:
+        token = await desk.desk.invite(desk.addresses)
+
+        def full(*_: object, **__: object) -> None:
+            raise DataDirectoryError("cannot write the audit log: no space")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(desk.desk._audit, "_append", full)
+            with pytest.raises(EnrolmentRefused, match="cannot issue certificates now"):
+                await join(tmp_path / "b", token)
+        assert (await join(tmp_path / "b", token)).node_id == "joiner"
 
 
 async def test_the_id_of_a_live_member_is_refused(tmp_path: Path) -> None:
