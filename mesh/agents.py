@@ -14,22 +14,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import types
+import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Final, NamedTuple, Protocol
 
 from transport.tasks import TaskScope
 
-from .errors import AgentError, NetworkClosed
-from .messaging.body import (
-    F_FLAGS,
-    F_PAYLOAD,
-    F_SEQUENCE,
-    FLAG_ACK,
-    OVERHEAD_BYTES,
-    REFUSED_STOPPED,
-    Message,
-)
+from .errors import AgentError
+from .messaging.body import F_FLAGS, F_SEQUENCE, FLAG_ACK, REFUSED_STOPPED, Message
 from .messaging.channel import IncomingFlow
 from .types import AgentInfo, AgentMessage, MessageType
 
@@ -43,27 +36,39 @@ BROADCASTS_WAITING_MAX: Final = 10_000
 # How long a worker may go on without giving way to the rest of the node, seconds.
 TURN_S: Final = 0.005
 
+# The same for a reader of an inbox, in messages.
+READ_MAX: Final = 256
+
 
 class Delivery(NamedTuple):
     """A message on its way into an agent, with what is due to its sender once the agent has it.
 
-    ``flow`` is ``None`` for a broadcast: nobody counts it and nobody is told.
+    ``flow`` is ``None`` for a broadcast: nobody counts it and nobody is told.  ``cost`` is what it weighs there.
     """
 
     message: AgentMessage
     raw: Message
     flow: IncomingFlow | None
+    cost: int = 0
 
 
 class Outcomes(Protocol):
     """Who is told how handlers ended; the courier."""
 
-    def handler_returned(self, delivery: Delivery, result: object) -> None:
-        """A handler ended; for a query the response is due.  It should be bytes or ``None``, but may be anything."""
+    def handler_returned(self, delivery: Delivery, result: object) -> Coroutine[Any, Any, None] | None:
+        """A handler ended; for a query the response is due.  It should be bytes or ``None``, but may be anything.
+
+        Returns:
+            Something to await before the next message, if the response found no room at its link.
+        """
         ...
 
-    def handler_raised(self, delivery: Delivery, error: Exception) -> None:
+    def handler_raised(self, delivery: Delivery, error: BaseException) -> None:
         """A handler raised."""
+        ...
+
+    def query_dropped(self, delivery: Delivery, text: str) -> None:
+        """A query will not be answered, because its agent is gone."""
         ...
 
 
@@ -89,7 +94,8 @@ class LocalAgent:
         self._workers = 0
         self._starting = False
         self._inbox: deque[Delivery] = deque()
-        self._inbox_filled: asyncio.Future[None] | None = None
+        self._inbox_filled = asyncio.Event()
+        self._reader: weakref.ref[InboxReader] | None = None
         self._broadcasts_waiting = 0
         self.broadcasts_dropped = 0
         self.handled = 0
@@ -125,8 +131,7 @@ class LocalAgent:
         self._inbox.append(delivery)
         if delivery.flow is not None and delivery.raw[F_FLAGS] & FLAG_ACK:
             delivery.flow.channel.owe_delivered(delivery.raw[F_SEQUENCE])
-        if self._inbox_filled is not None and not self._inbox_filled.done():
-            self._inbox_filled.set_result(None)
+        self._inbox_filled.set()
 
     # --- handling -----------------------------------------------------------------------------------------------
 
@@ -148,6 +153,7 @@ class LocalAgent:
                 while lane:
                     delivery = lane.popleft()
                     self._taken(delivery)
+                    room = None
                     try:
                         # The first step by hand: most handlers are done with it.  We are inside the worker's task,
                         # so cancellation, timeouts and context variables behave as with a plain ``await``.
@@ -155,30 +161,57 @@ class LocalAgent:
                         yielded = next(steps)
                     except StopIteration as stop:
                         self.handled += 1
-                        self._outcomes.handler_returned(delivery, stop.value)
-                    except Exception as error:
+                        room = self._outcomes.handler_returned(delivery, stop.value)
+                    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - an application's code
+                        # Nobody cancels a running worker, so a CancelledError is the handler's own: say, of a task
+                        # that it awaited.
                         self._outcomes.handler_raised(delivery, error)
                     else:
-                        await self._finish(delivery, steps, yielded)
-                    # Handlers that never suspend would keep the loop from everybody else.
+                        room = await self._finish(delivery, steps, yielded)
+                    if room is not None:
+                        self._serve_others()
+                        await room
+                    # Handlers that never suspend would keep the loop from everybody else, and a sender that never
+                    # pauses would keep the worker from other senders.
                     if now() > turn_ends:
                         await asyncio.sleep(0)
                         turn_ends = now() + TURN_S
-                del self._lanes[key]
+                        if self._waiting_lanes:
+                            break
+                if lane:
+                    self._waiting_lanes.append(key)
+                else:
+                    self._lanes.pop(key, None)  # gone already if the handler closed the agent
         finally:
             self._workers -= 1
 
-    async def _finish(self, delivery: Delivery, steps: Generator[Any, Any, Any], yielded: object) -> None:
-        """See a handler through that has suspended, and let another worker serve the lanes behind it."""
+    def _serve_others(self) -> None:
+        """This worker is about to suspend: let another serve the lanes behind it."""
         if not self._starting:
             self._start_worker()
+
+    async def _finish(
+        self, delivery: Delivery, steps: Generator[Any, Any, Any], yielded: object
+    ) -> Coroutine[Any, Any, None] | None:
+        """See a handler through that has suspended."""
+        self._serve_others()
+        task = asyncio.current_task()
+        assert task is not None
         try:
             result = await _rest(steps, yielded)
-        except Exception as error:
+        except asyncio.CancelledError as error:
+            if task.cancelling():
+                if delivery.message.message_type is MessageType.QUERY:
+                    text = f"agent {self.agent_id} was stopped before it had answered; it may have done the work"
+                    self._outcomes.query_dropped(delivery, text)
+                raise
+            self._outcomes.handler_raised(delivery, error)
+        except Exception as error:  # noqa: BLE001 - whatever an application's code raises
             self._outcomes.handler_raised(delivery, error)
         else:
             self.handled += 1
-            self._outcomes.handler_returned(delivery, result)
+            return self._outcomes.handler_returned(delivery, result)
+        return None
 
     def _taken(self, delivery: Delivery) -> None:
         """The agent has the message: its sender gets credit back, and an acknowledgement if it waits for one."""
@@ -186,14 +219,14 @@ class LocalAgent:
         if flow is None:
             self._broadcasts_waiting -= 1
             return
+        flow.taken(delivery.cost)
         raw = delivery.raw
-        flow.taken(len(raw[F_PAYLOAD]) + OVERHEAD_BYTES)
         if raw[F_FLAGS] & FLAG_ACK and self._handler is not None:
             flow.channel.owe_delivered(raw[F_SEQUENCE])
 
     # --- the inbox ----------------------------------------------------------------------------------------------
 
-    async def messages(self) -> AsyncIterator[AgentMessage]:
+    def messages(self) -> InboxReader:
         """The messages for an agent without a handler, as they come; ends when the agent is deregistered.
 
         Raises:
@@ -204,25 +237,32 @@ class LocalAgent:
                 f"agent {self.agent_id} has a handler, which takes its messages",
                 hint="register it without a handler to iterate over its messages",
             )
-        if self._inbox_filled is not None:
+        if self._reader is not None and self._reader() is not None:
             raise AgentError(
                 f"somebody already reads the messages of agent {self.agent_id}",
                 hint="one reader at a time: share its iterator, or register another agent",
             )
-        self._inbox_filled = asyncio.get_running_loop().create_future()
-        try:
-            while True:
-                while self._inbox:
-                    delivery = self._inbox.popleft()
-                    self._taken(delivery)
-                    self.handled += 1
-                    yield delivery.message
-                if self._closed:
-                    return
-                self._inbox_filled = asyncio.get_running_loop().create_future()
-                await self._inbox_filled
-        finally:
-            self._inbox_filled = None
+        reader = InboxReader(self)
+        self._reader = weakref.ref(reader)
+        return reader
+
+    async def next_message(self) -> AgentMessage | None:
+        """The next message of the inbox; ``None`` when there will be no more.  For :class:`InboxReader`."""
+        if self.handled % READ_MAX == READ_MAX - 1:
+            await asyncio.sleep(0)
+        while not self._inbox:
+            if self._closed:
+                return None
+            self._inbox_filled.clear()
+            await self._inbox_filled.wait()
+        delivery = self._inbox.popleft()
+        self._taken(delivery)
+        self.handled += 1
+        return delivery.message
+
+    def release_reader(self) -> None:
+        """Let somebody else read.  For :class:`InboxReader`."""
+        self._reader = None
 
     @property
     def waiting(self) -> int:
@@ -237,19 +277,46 @@ class LocalAgent:
         await self._scope.close()
         waiting = [*self._inbox, *(delivery for lane in self._lanes.values() for delivery in lane)]
         self._inbox.clear()
+        for lane in self._lanes.values():
+            lane.clear()  # the worker holds on to its lane when it is its handler that closes the agent
         self._lanes.clear()
         self._waiting_lanes.clear()
-        for message, raw, flow in waiting:
+        for delivery in waiting:
+            message, raw, flow, cost = delivery
             if flow is None:
                 continue
-            flow.taken(len(raw[F_PAYLOAD]) + OVERHEAD_BYTES)
-            if message.message_type is MessageType.QUERY:
-                error = NetworkClosed(f"agent {self.agent_id} was deregistered before it took the request")
-                self._outcomes.handler_raised(Delivery(message, raw, flow), error)
-            elif raw[F_FLAGS] & FLAG_ACK and self._handler is not None:
+            flow.taken(cost)
+            if raw[F_FLAGS] & FLAG_ACK and self._handler is not None:
                 flow.channel.owe_refused(raw[F_SEQUENCE], REFUSED_STOPPED)
-        if self._inbox_filled is not None and not self._inbox_filled.done():
-            self._inbox_filled.set_result(None)
+            if message.message_type is MessageType.QUERY:
+                self._outcomes.query_dropped(delivery, f"agent {self.agent_id} was stopped before it took the request")
+        self._inbox_filled.set()
+
+
+class InboxReader:
+    """Iterates over the messages of an agent that has no handler; what :meth:`LocalAgent.messages` returns.
+
+    Not a generator, because one that was left with ``break`` would keep its place until the loop had time to close
+    it; this one gives it up at once.
+    """
+
+    def __init__(self, agent: LocalAgent) -> None:
+        self._agent: LocalAgent | None = agent
+
+    def __aiter__(self) -> InboxReader:
+        return self
+
+    async def __anext__(self) -> AgentMessage:
+        message = None if self._agent is None else await self._agent.next_message()
+        if message is None:
+            raise StopAsyncIteration
+        return message
+
+    async def aclose(self) -> None:
+        """Stop reading, so that somebody else can."""
+        if self._agent is not None:
+            self._agent.release_reader()
+            self._agent = None
 
 
 @types.coroutine
@@ -261,7 +328,7 @@ def _rest(steps: Generator[Any, Any, Any], yielded: object) -> Generator[Any, An
     while True:
         try:
             sent = yield yielded
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - it is passed on into the handler
             resume = functools.partial(steps.throw, error)
         else:
             resume = functools.partial(steps.send, sent)

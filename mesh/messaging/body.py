@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from mesh.types import AgentMessage, MessageType, Priority
 from transport.errors import RemoteProtocolError
-from transport.wire import pack, unpack_body
+from transport.wire import BODY_BYTES_MAX, pack, unpack_body
 
 # Positions in a message.
 F_SEQUENCE: Final = 0
@@ -41,7 +41,12 @@ FLAG_ERROR: Final = 2
 """A response that says why there is none: payload is ``pack([code, kind, text])``."""
 
 #: What a message weighs against a flow's credit beside its payload: its share of headers and of bookkeeping.
+#: Each entry of its ``headers`` weighs as much again (see :func:`extras_weight`).
 OVERHEAD_BYTES: Final = 64
+
+#: The largest payload together with headers as UTF-8: one message has to fit one envelope, and this leaves 4 KiB
+#: for what the body writes around it.
+PAYLOAD_BYTES_MAX: Final = BODY_BYTES_MAX - 4_096
 
 #: Largest agent id: what fits the C ABI's ``uint64_t``.
 AGENT_ID_MAX: Final = 2**64 - 1
@@ -55,9 +60,8 @@ _NODES_MAX: Final = 65_536
 
 HEADERS_MAX: Final = 64
 HEADER_CHARS_MAX: Final = 1_024
+GROUP_CHARS_MAX: Final = 256
 _INT_MAX: Final = 2**63 - 1
-
-NO_HEADERS: Final[Mapping[str, str]] = {}
 
 Message = list[Any]
 """One message in wire order; see the ``F_*`` positions."""
@@ -128,8 +132,24 @@ def _check_extras(message: Message) -> None:
         raise RemoteProtocolError("message: correlation must be a count or nil")
     if len(message) > F_HEADERS and message[F_HEADERS] is not None:
         check_headers(message[F_HEADERS])
-    if len(message) > F_GROUP and message[F_GROUP] is not None and type(message[F_GROUP]) is not str:
-        raise RemoteProtocolError("message: group must be text or nil")
+    if len(message) > F_GROUP:
+        group = message[F_GROUP]
+        if group is not None and (type(group) is not str or len(group) > GROUP_CHARS_MAX):
+            raise RemoteProtocolError(f"message: group must be nil or text of at most {GROUP_CHARS_MAX}")
+        # Fields of later versions: nobody has weighed them, so they must not wait in memory with the message.
+        del message[F_GROUP + 1 :]
+
+
+def extras_weight(message: Message) -> int:
+    """What the headers and the group of ``message`` weigh against a flow's credit, in bytes.
+
+    Apart from :data:`OVERHEAD_BYTES` so that the many messages that have neither need not ask.
+    """
+    headers = message[F_HEADERS] if len(message) > F_HEADERS else None
+    weight = sum(OVERHEAD_BYTES + len(key) + len(value) for key, value in headers.items()) if headers else 0
+    if len(message) > F_GROUP and message[F_GROUP] is not None:
+        weight += len(message[F_GROUP])
+    return weight
 
 
 def check_headers(headers: Any) -> None:
@@ -166,7 +186,7 @@ def to_agent_message(message: Message, batch: Batch, origin: str, ttl: int, orig
         ttl,
         batch.priority,
         message[F_GROUP] if extras > F_GROUP else None,
-        (message[F_HEADERS] or NO_HEADERS) if extras > F_HEADERS else NO_HEADERS,
+        (message[F_HEADERS] or {}) if extras > F_HEADERS else {},
         origin,
     )
 
@@ -233,7 +253,7 @@ def _pairs(column: Any) -> list[tuple[int, int]]:
 
 ERROR_UNKNOWN_AGENT: Final = 1
 ERROR_HANDLER_RAISED: Final = 2
-ERROR_NO_HANDLER: Final = 3
+ERROR_STOPPED: Final = 3
 ERROR_BAD_RESULT: Final = 4
 
 # An error's text is cut here so that a handler's huge message cannot fill a frame.
@@ -242,7 +262,12 @@ ERROR_CHARS_MAX: Final = 2_000
 
 def encode_error(code: int, kind: str, text: str) -> bytes:
     """Write the payload of a response that carries ``FLAG_ERROR``."""
-    return pack([code, kind[:200], text[:ERROR_CHARS_MAX]])
+    return pack([code, _encodable(kind[:200]), _encodable(text[:ERROR_CHARS_MAX])])
+
+
+def _encodable(text: str) -> str:
+    """The text without lone surrogates, which a file name in an exception's text may contain."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def decode_error(payload: bytes) -> tuple[int, str, str]:

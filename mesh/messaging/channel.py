@@ -8,17 +8,22 @@ something to say.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from transport.errors import LinkClosed
-from transport.link import Link, SendOutcome
-from transport.types import Lane, Priority
-from transport.wire import Envelope, Kind
+import structlog
 
-from .body import F_PAYLOAD, OVERHEAD_BYTES, Acks, Message, encode_acks, encode_batch
+from transport.errors import LinkClosed, LocalProtocolError, RemoteProtocolError
+from transport.link import CloseReason, Link, SendOutcome
+from transport.types import Lane, Priority
+from transport.wire import ARRAY_ITEMS_MAX, Envelope, Kind
+
+from .body import F_HEADERS, F_PAYLOAD, OVERHEAD_BYTES, Acks, Message, encode_acks, encode_batch, extras_weight
 from .flow import ReceiveWindow, SendWindow
+
+log = structlog.get_logger("mesh.messaging")
 
 # A body is sealed and handed to the link when it holds this much: enough to make what a frame costs negligible
 # (measured: 85 % of the best rate at 32 messages a frame), small enough that an urgent message behind it waits
@@ -26,17 +31,22 @@ from .flow import ReceiveWindow, SendWindow
 BODY_BYTES: Final = 48 * 1024
 BODY_MESSAGES: Final = 256
 
-# Bodies being filled are kept by priority and ttl, as one number: hashing an enum is slow.
-_TTL_BITS: Final = 8
-_TTL_MAX: Final = 2**_TTL_BITS - 1
+# Envelopes that the link has no room for.  Senders wait and workers hold their responses back as soon as there is
+# one; a peer for which this much piles up all the same asks without reading the answers.
+STUCK_BYTES_MAX: Final = 128 * 1024 * 1024
+
+# Agents that one peer may send to over one link, ours or not: far above what a node can register (4,096), so that it
+# bounds what invented ids cost here and allows for years of agents that come and go.
+FLOWS_MAX: Final = 65_536
 
 
 class _OpenBody:
-    """A body that is being filled."""
+    """A body that is being filled, at one priority and with one ttl."""
 
-    __slots__ = ("messages", "size_bytes")
+    __slots__ = ("messages", "size_bytes", "ttl")
 
-    def __init__(self) -> None:
+    def __init__(self, ttl: int) -> None:
+        self.ttl = ttl
         self.messages: list[Message] = []
         self.size_bytes = 0
 
@@ -78,9 +88,12 @@ class Channel:
         self._tell_dirty = dirty
         self._is_dirty = False
         self._window_bytes = window_bytes
-        self._open_bodies: dict[int, _OpenBody] = {}
-        # Sealed envelopes that the link had no room for.  Bounded by ``is_congested``: senders wait.
+        # By priority: a list, because hashing an enum is slow.
+        self._open_bodies: list[_OpenBody | None] = [None] * len(Priority)
+        # Sealed envelopes that the link had no room for.  Bounded by ``is_congested``, which makes senders and
+        # workers wait, and beyond that by STUCK_BYTES_MAX.
         self._stuck: deque[tuple[Envelope, Lane]] = deque()
+        self._stuck_bytes = 0
         self._windows: dict[int, SendWindow] = {}
         self._credit_waiters: dict[int, list[asyncio.Future[None]]] = {}
         self._room_waiters: list[asyncio.Future[None]] = []
@@ -91,6 +104,8 @@ class Channel:
         self._owed_delivered: list[int] = []
         self._owed_refused: list[tuple[int, int]] = []
         self.is_open = True
+        # The peer's life, as its messages say; none has come yet.
+        self.peer_life = -1
         # Set by the courier while a task of its waits for the link to have room.
         self.unsticking = False
 
@@ -117,17 +132,31 @@ class Channel:
             The message's cost in bytes.
         """
         cost = len(message[F_PAYLOAD]) + OVERHEAD_BYTES
-        route = priority << _TTL_BITS | ttl
-        body = self._open_bodies.get(route)
-        if body is None:
-            body = self._open_bodies[route] = _OpenBody()
-            self._mark()
+        if len(message) > F_HEADERS:
+            cost += extras_weight(message)
+        body = self._open_bodies[priority]
+        if body is None or body.ttl != ttl:
+            body = self._open_body(priority, ttl)
         body.messages.append(message)
         body.size_bytes += cost
         if body.size_bytes >= BODY_BYTES or len(body.messages) >= BODY_MESSAGES:
-            del self._open_bodies[route]
-            self._seal(route, body.messages)
+            self._open_bodies[priority] = None
+            if cost >= BODY_BYTES:
+                # A large one travels alone: with others in front it might not fit an envelope.
+                self._seal(priority, ttl, body.messages[:-1])
+                self._seal(priority, ttl, [message])
+            else:
+                self._seal(priority, ttl, body.messages)
         return cost
+
+    def _open_body(self, priority: Priority, ttl: int) -> _OpenBody:
+        """Begin a body; one of the same priority and another ttl goes first, so that order is kept."""
+        before = self._open_bodies[priority]
+        if before is not None:
+            self._seal(priority, before.ttl, before.messages)
+        body = self._open_bodies[priority] = _OpenBody(ttl)
+        self._mark()
+        return body
 
     def flush(self) -> None:
         """Hand everything that waits to the link."""
@@ -135,19 +164,37 @@ class Channel:
         if not self.is_open:
             return
         if self._owed_credit or self._owed_delivered or self._owed_refused:
-            self._transmit(Envelope(Kind.ACKS, 1, None, None, encode_acks(self._collect_acks())), Lane.CONTROL)
-        bodies, self._open_bodies = self._open_bodies, {}
-        for route, open_body in bodies.items():
-            self._seal(route, open_body.messages)
+            self._send_acks()
+        for priority, open_body in enumerate(self._open_bodies):
+            if open_body is not None:
+                self._open_bodies[priority] = None
+                self._seal(Priority(priority), open_body.ttl, open_body.messages)
 
-    def _seal(self, route: int, messages: list[Message]) -> None:
-        priority, ttl = Priority(route >> _TTL_BITS), route & _TTL_MAX
-        body = encode_batch(self._life, self._now_ms(), priority, messages)
-        self._transmit(Envelope(Kind.MESSAGES, ttl, None, None, body), Lane.of(priority))
+    def _seal(self, priority: Priority, ttl: int, messages: list[Message]) -> None:
+        if not messages:
+            return
+        try:
+            body = encode_batch(self._life, self._now_ms(), priority, messages)
+            self._transmit(Envelope(Kind.MESSAGES, ttl, None, None, body), Lane.of(priority))
+        except LocalProtocolError as error:
+            # Arguments are checked when a message is accepted.  If one slips through, its neighbours must not pay.
+            if len(messages) == 1:
+                log.error("message dropped: it cannot be sent", peer=self.node_id, error=error.message)  # noqa: TRY400 - no bug of this line
+                return
+            for message in messages:
+                self._seal(priority, ttl, [message])
 
     def _transmit(self, envelope: Envelope, lane: Lane) -> None:
-        if self._stuck or self.link.send(envelope, lane) is SendOutcome.FULL:
-            self._stuck.append((envelope, lane))
+        # A link that is closing takes nothing more either.  Then, too, senders had better wait: for its end, which
+        # is told in a moment, and perhaps for the next link.
+        if self._stuck or self.link.send(envelope, lane) is not SendOutcome.ACCEPTED:
+            self._hold_back(envelope, lane)
+
+    def _hold_back(self, envelope: Envelope, lane: Lane) -> None:
+        self._stuck.append((envelope, lane))
+        self._stuck_bytes += len(envelope.body)
+        if self._stuck_bytes > STUCK_BYTES_MAX and self.link.is_open:
+            self.link.close(CloseReason.OVERLOADED, "too much waits for a peer that does not read")
 
     @property
     def stuck_lane(self) -> Lane | None:
@@ -158,9 +205,10 @@ class Channel:
         """Try again after the link said that it has room."""
         while self._stuck:
             envelope, lane = self._stuck[0]
-            if self.link.send(envelope, lane) is SendOutcome.FULL:
+            if self.link.send(envelope, lane) is not SendOutcome.ACCEPTED:
                 return
             self._stuck.popleft()
+            self._stuck_bytes -= len(envelope.body)
         _wake(self._room_waiters)
 
     # --- waiting ------------------------------------------------------------------------------------------------
@@ -176,25 +224,29 @@ class Channel:
             if not self.is_open:
                 raise LinkClosed(f"the link to {self.node_id} closed while the message waited", changed=False)
             if not window.is_open:
-                waiters = self._credit_waiters.setdefault(agent_id, [])
+                await _wait_among(self._credit_waiters.setdefault(agent_id, []))
             elif self._stuck:
-                waiters = self._room_waiters
+                await _wait_among(self._room_waiters)
             else:
                 return
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            waiters.append(future)
-            try:
-                await future
-            finally:
-                if future in waiters:
-                    waiters.remove(future)
+
+    async def wait_room(self) -> None:
+        """Return when the link has room again, or is closed."""
+        while self.is_open and self._stuck:
+            await _wait_among(self._room_waiters)
 
     # --- receiving ----------------------------------------------------------------------------------------------
 
     def incoming(self, agent_id: int) -> IncomingFlow:
-        """The flow of what this peer sends to our agent ``agent_id``."""
+        """The flow of what this peer sends to our agent ``agent_id``.
+
+        Raises:
+            RemoteProtocolError: It is one too many.
+        """
         flow = self._incoming.get(agent_id)
         if flow is None:
+            if len(self._incoming) >= FLOWS_MAX:
+                raise RemoteProtocolError(f"peer sent to more than {FLOWS_MAX} agents")
             flow = self._incoming[agent_id] = IncomingFlow(self, agent_id, self._window_bytes)
         return flow
 
@@ -213,11 +265,18 @@ class Channel:
         self._owed_refused.append((sequence, code))
         self._mark()
 
-    def _collect_acks(self) -> Acks:
+    def _send_acks(self) -> None:
         limits = [(agent_id, flow.window.grant()) for agent_id, flow in self._owed_credit.items()]
-        acks = Acks(limits, _runs(self._owed_delivered), self._owed_refused)
+        delivered, refused = _runs(self._owed_delivered), self._owed_refused
         self._owed_credit, self._owed_delivered, self._owed_refused = {}, [], []
-        return acks
+        # Nearly always one body; a decoder takes no longer arrays than this.
+        for begin in range(0, max(len(limits), len(delivered), len(refused)), ARRAY_ITEMS_MAX):
+            part = slice(begin, begin + ARRAY_ITEMS_MAX)
+            body = encode_acks(Acks(limits[part], delivered[part], refused[part]))
+            envelope = Envelope(Kind.ACKS, 1, None, None, body)
+            # They have a lane of their own and need not wait behind messages that are stuck.
+            if self.link.send(envelope, Lane.CONTROL) is not SendOutcome.ACCEPTED:
+                self._hold_back(envelope, Lane.CONTROL)
 
     def handle_acks(self, acks: Acks) -> None:
         """Apply what the peer told us: new credit, and what became of messages we wait for."""
@@ -225,16 +284,24 @@ class Channel:
             window = self._windows.get(agent_id)
             if window is not None and window.extend(limit_bytes):
                 _wake(self._credit_waiters.pop(agent_id, []))
-        for first, count in acks.delivered:
-            # A peer can claim any count; only sequences that we wait for cost anything.
-            if count > len(self.unacked):
-                waiting = [s for s in self.unacked if first <= s < first + count]
-            else:
-                waiting = list(range(first, first + count))
-            for sequence in waiting:
-                self._settle(sequence, 0)
+        if acks.delivered and self.unacked:
+            self._settle_runs(acks.delivered)
         for sequence, code in acks.refused:
             self._settle(sequence, code)
+
+    def _settle_runs(self, runs: list[tuple[int, int]]) -> None:
+        """Settle all that we wait for of these runs, at a cost that what a peer claims cannot drive up."""
+        if sum(count for _, count in runs) <= len(self.unacked):
+            for first, count in runs:
+                for sequence in range(first, first + count):
+                    self._settle(sequence, 0)
+            return
+        waiting = list(self.unacked)  # in order, because sequences are given out in order
+        for first, count in runs:
+            begin, end = bisect_left(waiting, first), bisect_left(waiting, first + count)
+            for sequence in waiting[begin:end]:
+                self._settle(sequence, 0)
+            del waiting[begin:end]
 
     def _settle(self, sequence: int, code: int) -> None:
         future = self.unacked.pop(sequence, None)
@@ -247,7 +314,8 @@ class Channel:
         """The link is gone: wake whoever waits; they see that the channel is closed."""
         self.is_open = False
         self._stuck.clear()
-        self._open_bodies.clear()
+        self._stuck_bytes = 0
+        self._open_bodies = [None] * len(Priority)
         for waiters in self._credit_waiters.values():
             _wake(waiters)
         self._credit_waiters.clear()
@@ -278,6 +346,17 @@ def _runs(sequences: list[int]) -> list[tuple[int, int]]:
     if count:
         runs.append((first, count))
     return runs
+
+
+async def _wait_among(waiters: list[asyncio.Future[None]]) -> None:
+    """Wait until these are woken; whoever gives up leaves nothing behind."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waiters.append(future)
+    try:
+        await future
+    finally:
+        if future in waiters:
+            waiters.remove(future)
 
 
 def _wake(waiters: list[asyncio.Future[None]]) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from mesh.agents import Delivery, LocalAgent
 from mesh.errors import (
@@ -34,10 +34,12 @@ from transport.wire import Envelope, Kind
 from .body import (
     ERROR_BAD_RESULT,
     ERROR_HANDLER_RAISED,
+    ERROR_STOPPED,
     ERROR_UNKNOWN_AGENT,
     F_CORRELATION,
     F_FLAGS,
     F_FROM,
+    F_HEADERS,
     F_PAYLOAD,
     F_SEQUENCE,
     F_TO,
@@ -45,6 +47,7 @@ from .body import (
     FLAG_ACK,
     FLAG_ERROR,
     OVERHEAD_BYTES,
+    PAYLOAD_BYTES_MAX,
     REFUSED,
     REFUSED_UNKNOWN_AGENT,
     Batch,
@@ -55,6 +58,7 @@ from .body import (
     decode_error,
     encode_broadcast,
     encode_error,
+    extras_weight,
     message_id_prefix,
     to_agent_message,
 )
@@ -162,6 +166,7 @@ class Courier:
         self._news: list[asyncio.Future[None]] = []
         self._scope = TaskScope("courier")
         self._closed = False
+        self._log_unknown_at = 0.0
         self.counters: dict[str, int] = dict.fromkeys(
             ("received", "broadcasts_sent", "broadcasts_received", "dropped_unknown_agent",
              "dropped_late_response", "dropped_no_link", "handler_errors"), 0
@@ -237,8 +242,8 @@ class Courier:
         future: asyncio.Future[int] = loop.create_future()
         channel.unacked[sequence] = future
         timer = loop.call_later(timeout_s, _expire, future)
-        self._post(route, parcel, sequence, FLAG_ACK)
         try:
+            self._post(route, parcel, sequence, FLAG_ACK)
             code = await future
         except TimeoutError:
             raise DeliveryTimeout(
@@ -271,8 +276,8 @@ class Courier:
         future: asyncio.Future[bytes] = loop.create_future()
         self._calls[sequence] = _Call(future, channel)
         timer = loop.call_later(timeout_s, _expire, future)
-        self._post(route, parcel, sequence, 0)
         try:
+            self._post(route, parcel, sequence, 0)
             return await future
         except TimeoutError:
             raise RequestTimeout(
@@ -298,10 +303,26 @@ class Courier:
         linked = sum(1 for channel in self._channels.values() if channel.link is not self._loopback)
         return Receipt(f"{self._id_prefix}{sequence:x}", DeliveryStatus.SENT, "", linked)
 
-    def respond(self, node_id: str, query_sequence: int, parcel: Parcel, flags: int = 0) -> bool:
-        """Send the response to a query; ``False`` if its asker cannot be reached any more."""
+    def respond(self, node_id: str, life: int, query_sequence: int, parcel: Parcel) -> bool:
+        """Send the response to a query of that life of a node; ``False`` if it cannot be reached any more."""
         channel = self._channels.get(node_id)
-        if channel is None or self._closed:
+        if channel is None or channel.peer_life != life:
+            self.counters["dropped_no_link"] += 1
+            return False
+        return self._respond(channel, query_sequence, parcel, 0)
+
+    async def wait_room(self, node_id: str) -> None:
+        """Return when the link to ``node_id`` has room, or there is none.  For who responds in a loop."""
+        channel = self._channels.get(node_id)
+        if channel is not None:
+            await channel.wait_room()
+
+    def _respond(self, channel: Channel, query_sequence: int, parcel: Parcel, flags: int) -> bool:
+        """Respond on the link that the query came over.
+
+        On a later one its sequence could mean another query: sequences start afresh with each life of the asker.
+        """
+        if not channel.is_open or self._closed:
             self.counters["dropped_no_link"] += 1
             return False
         message = parcel.message(self._next_sequence(), flags, self._now_ms())
@@ -372,7 +393,11 @@ class Courier:
     async def _wait_news(self) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._news.append(future)
-        await future
+        try:
+            await future
+        finally:
+            if future in self._news:
+                self._news.remove(future)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -397,7 +422,7 @@ class Courier:
 
     async def _unstick(self, channel: Channel) -> None:
         try:
-            while channel.is_open and (lane := channel.stuck_lane) is not None:
+            while channel.link.is_open and (lane := channel.stuck_lane) is not None:
                 await channel.link.wait_writable(lane)
                 channel.unstick()
         except LinkClosed:
@@ -425,6 +450,7 @@ class Courier:
     def _messages_received(self, channel: Channel, batch: Batch, ttl: int) -> None:
         origin = channel.node_id
         prefix = message_id_prefix(origin, batch.life)
+        channel.peer_life = batch.life
         self.counters["received"] += len(batch.messages)
         flow: IncomingFlow | None = None
         agent: LocalAgent | None = None
@@ -436,24 +462,32 @@ class Courier:
             if flow is None or message[F_TO] != flow.agent_id:
                 flow = channel.incoming(message[F_TO])
                 agent = self.agents.get(message[F_TO])
-            flow.window.receive(len(message[F_PAYLOAD]) + OVERHEAD_BYTES)
+            cost = len(message[F_PAYLOAD]) + OVERHEAD_BYTES
+            if len(message) > F_HEADERS:
+                cost += extras_weight(message)
+            flow.window.receive(cost)
             if agent is None:
-                self._refuse(channel, flow, message)
+                self._refuse(flow, message, cost)
             else:
-                agent.deliver(Delivery(to_agent_message(message, batch, origin, ttl, prefix), message, flow))
+                agent.deliver(Delivery(to_agent_message(message, batch, origin, ttl, prefix), message, flow, cost))
 
-    def _refuse(self, channel: Channel, flow: IncomingFlow, message: Message) -> None:
+    def _refuse(self, flow: IncomingFlow, message: Message, cost: int) -> None:
         """Nobody here has that agent id: say so to whoever waits to hear."""
-        flow.taken(len(message[F_PAYLOAD]) + OVERHEAD_BYTES)
+        flow.taken(cost)
         self.counters["dropped_unknown_agent"] += 1
+        waits = False
+        if message[F_FLAGS] & FLAG_ACK:
+            flow.channel.owe_refused(message[F_SEQUENCE], REFUSED_UNKNOWN_AGENT)
+            waits = True
         if message[F_TYPE] == _QUERY:
-            self._respond_error(
-                channel.node_id, message, ERROR_UNKNOWN_AGENT, "", f"node {self.node_id} runs no agent {message[F_TO]}"
-            )
-        elif message[F_FLAGS] & FLAG_ACK:
-            channel.owe_refused(message[F_SEQUENCE], REFUSED_UNKNOWN_AGENT)
-        else:
-            log.info("message for an agent that is not here", agent=message[F_TO], peer=channel.node_id)
+            text = f"node {self.node_id} runs no agent {message[F_TO]}"
+            self._respond_error(flow.channel, message, ERROR_UNKNOWN_AGENT, "", text)
+            waits = True
+        now = self._clock.monotonic()
+        if not waits and now >= self._log_unknown_at:
+            # A stream of them must not become a stream of log lines; the counter has them all.
+            self._log_unknown_at = now + 1.0
+            log.info("message for an agent that is not here", agent=message[F_TO], peer=flow.channel.node_id)
 
     def _response_received(self, channel: Channel, message: Message) -> None:
         correlation = message[F_CORRELATION] if len(message) > F_CORRELATION else None
@@ -486,41 +520,54 @@ class Courier:
                 continue
             seen = to_agent_message(message, batch, origin, 0, prefix)
             seen.to_agent = None
+            seen.headers = dict(seen.headers)
             agent.deliver(Delivery(seen, message, None))
 
     # --- outcomes of handlers -----------------------------------------------------------------------------------
 
-    def handler_returned(self, delivery: Delivery, result: object) -> None:
+    def handler_returned(self, delivery: Delivery, result: object) -> Coroutine[Any, Any, None] | None:
         """See :class:`mesh.agents.Outcomes`."""
-        raw = delivery.raw
-        if raw[F_TYPE] != _QUERY or delivery.flow is None:
-            return
+        raw, flow = delivery.raw, delivery.flow
+        if raw[F_TYPE] != _QUERY or flow is None:
+            return None
         if result is None:
             result = b""
-        if not isinstance(result, bytes):
-            self.counters["handler_errors"] += 1
-            kind = type(result).__name__
-            log.error("handler returned something that is not bytes", agent=raw[F_TO], returned=kind)
-            text = f"the handler of agent {raw[F_TO]} returned {kind}, not bytes"
-            self._respond_error(delivery.message.from_node, raw, ERROR_BAD_RESULT, kind, text)
-            return
-        message = delivery.message
-        parcel = Parcel(raw[F_FROM], raw[F_TO], MessageType.RESPONSE, result, message.priority, message.ttl)
-        self.respond(message.from_node, raw[F_SEQUENCE], parcel)
+        if isinstance(result, bytes) and len(result) <= PAYLOAD_BYTES_MAX:
+            message = delivery.message
+            parcel = Parcel(raw[F_FROM], raw[F_TO], MessageType.RESPONSE, result, message.priority, message.ttl)
+            self._respond(flow.channel, raw[F_SEQUENCE], parcel, 0)
+        else:
+            self._refuse_result(flow.channel, raw, result)
+        return flow.channel.wait_room() if flow.channel.is_congested else None
 
-    def handler_raised(self, delivery: Delivery, error: Exception) -> None:
+    def _refuse_result(self, channel: Channel, raw: Message, result: object) -> None:
+        self.counters["handler_errors"] += 1
+        kind = type(result).__name__
+        what = f"{kind}, not bytes"
+        if isinstance(result, bytes):
+            what = f"{len(result)} bytes, and a response carries at most {PAYLOAD_BYTES_MAX}"
+        log.error("handler returned what cannot be sent", agent=raw[F_TO], returned=what)
+        text = f"the handler of agent {raw[F_TO]} returned {what}"
+        self._respond_error(channel, raw, ERROR_BAD_RESULT, kind, text)
+
+    def handler_raised(self, delivery: Delivery, error: BaseException) -> None:
         """See :class:`mesh.agents.Outcomes`."""
         self.counters["handler_errors"] += 1
         raw = delivery.raw
-        log.warning("handler raised", agent=delivery.raw[F_TO], message_id=delivery.message.message_id, exc_info=error)
+        log.warning("handler raised", agent=raw[F_TO], message_id=delivery.message.message_id, exc_info=error)
         if raw[F_TYPE] == _QUERY and delivery.flow is not None:
             kind = type(error).__name__
-            self._respond_error(delivery.message.from_node, raw, ERROR_HANDLER_RAISED, kind, f"{kind}: {error}")
+            self._respond_error(delivery.flow.channel, raw, ERROR_HANDLER_RAISED, kind, f"{kind}: {_text_of(error)}")
 
-    def _respond_error(self, node_id: str, query: Message, code: int, kind: str, text: str) -> None:
+    def query_dropped(self, delivery: Delivery, text: str) -> None:
+        """See :class:`mesh.agents.Outcomes`."""
+        if delivery.flow is not None:
+            self._respond_error(delivery.flow.channel, delivery.raw, ERROR_STOPPED, "", text)
+
+    def _respond_error(self, channel: Channel, query: Message, code: int, kind: str, text: str) -> None:
         payload = encode_error(code, kind, text)
         parcel = Parcel(query[F_FROM], query[F_TO], MessageType.RESPONSE, payload, Priority.NORMAL, 8)
-        self.respond(node_id, query[F_SEQUENCE], parcel, FLAG_ERROR)
+        self._respond(channel, query[F_SEQUENCE], parcel, FLAG_ERROR)
 
     # --- end ----------------------------------------------------------------------------------------------------
 
@@ -550,6 +597,14 @@ class Courier:
             "calls_waiting": len(self._calls),
             "channels": len(self._channels) - 1,
         }
+
+
+def _text_of(error: BaseException) -> str:
+    """What an application's exception says; it may fail even at that."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a broken __str__ must not keep the asker waiting
+        return "(its text cannot be read)"
 
 
 def _expire(future: asyncio.Future[int] | asyncio.Future[bytes]) -> None:
