@@ -50,6 +50,7 @@ from transport.errors import MeshError
 from transport.types import Address, NetworkName, NodeId, network_name, node_id
 
 from .errors import ConfigError
+from .messaging.body import PAYLOAD_BYTES_MAX
 
 ENV_PREFIX: Final = "MESH_"
 ENV_CONFIG_FILE: Final = "MESH_CONFIG"
@@ -61,7 +62,7 @@ _FOREIGN_ENV: Final = re.compile(
 )
 
 #: What one frame can carry, less room for headers; a message larger than this could never be sent.
-MESSAGE_BYTES_LIMIT: Final = 1024 * 1024
+MESSAGE_BYTES_LIMIT: Final = PAYLOAD_BYTES_MAX
 
 
 # The preset "lan" is the default, so its values are the fields' defaults.
@@ -199,7 +200,8 @@ class MessagesSection(_Section):
         default=MESSAGE_BYTES_LIMIT,
         ge=1,
         le=MESSAGE_BYTES_LIMIT,
-        description="Largest payload of one message, bytes. At most 1 MiB, which is what one frame carries.",
+        description="Largest payload of one message, headers included, bytes. At most 1 MiB less 4 KiB: what one "
+        "frame carries.",
     )
     window_bytes: int = Field(
         default=4 * 1024 * 1024,

@@ -25,7 +25,7 @@ from .errors import (
     UnknownNode,
 )
 from .events import MeshEvent
-from .messaging.body import AGENT_ID_MAX, HEADER_CHARS_MAX, HEADERS_MAX
+from .messaging.body import AGENT_ID_MAX, GROUP_CHARS_MAX, HEADER_CHARS_MAX, HEADERS_MAX, PAYLOAD_BYTES_MAX
 from .messaging.courier import Parcel
 from .profile import AGENT_FIELD_CHARS_MAX, AGENT_LIST_MAX
 from .runtime import Runtime
@@ -35,6 +35,9 @@ from .types import DEFAULT_TTL, AgentInfo, AgentMessage, AgentNode, MessageType,
 NODE_ITSELF: Final = 0
 
 _TTL_MAX: Final = 64
+
+# The year 287396; beyond it a timestamp is no longer exact in JSON.
+_TIMESTAMP_MAX: Final = 2**53 - 1
 
 
 class AgentNetworkManager:
@@ -277,10 +280,19 @@ class AgentNetworkManager:
             PayloadTooLarge, InvalidMessage: An argument cannot be used.
             NetworkClosed: This node has left.
         """
-        if type(payload) is not bytes or len(payload) > self._bytes_max or not 0 < ttl <= _TTL_MAX:
-            self._refuse(payload, ttl)
+        if (
+            type(payload) is not bytes
+            or len(payload) > self._bytes_max
+            or type(ttl) is not int
+            or not 0 < ttl <= _TTL_MAX
+            or type(to_agent) is not int
+            or type(from_agent) is not int
+            or not 0 <= from_agent <= AGENT_ID_MAX
+            or type(priority) is not Priority
+        ):
+            self._refuse(to_agent, from_agent, payload, ttl, priority)
         if headers:
-            _check_headers(headers)
+            self._check_headers(headers, payload)
         parcel = Parcel(to_agent, from_agent, MessageType.COMMAND, payload, priority, ttl, 0, headers)
         return await self._runtime.courier.send(
             parcel, ack=ack, timeout_s=self._timeout_s if timeout is None else timeout
@@ -320,10 +332,19 @@ class AgentNetworkManager:
             RemoteError: The agent's handler raised.
             PayloadTooLarge, InvalidMessage, NetworkClosed: As :meth:`send`.
         """
-        if type(payload) is not bytes or len(payload) > self._bytes_max or not 0 < ttl <= _TTL_MAX:
-            self._refuse(payload, ttl)
+        if (
+            type(payload) is not bytes
+            or len(payload) > self._bytes_max
+            or type(ttl) is not int
+            or not 0 < ttl <= _TTL_MAX
+            or type(to_agent) is not int
+            or type(from_agent) is not int
+            or not 0 <= from_agent <= AGENT_ID_MAX
+            or type(priority) is not Priority
+        ):
+            self._refuse(to_agent, from_agent, payload, ttl, priority)
         if headers:
-            _check_headers(headers)
+            self._check_headers(headers, payload)
         parcel = Parcel(to_agent, from_agent, MessageType.QUERY, payload, priority, ttl, 0, headers)
         return await self._runtime.courier.request(parcel, timeout_s=self._timeout_s if timeout is None else timeout)
 
@@ -334,15 +355,21 @@ class AgentNetworkManager:
             InvalidMessage: ``query`` is not a query that arrived here.
             NotDelivered: Its asker cannot be reached any more.
         """
-        sequence = query.message_id.rpartition("/")[2]
-        if query.message_type is not MessageType.QUERY or not query.from_node or not sequence:
+        if query.message_type is not MessageType.QUERY or not query.from_node:
             raise InvalidMessage("only a query that arrived here can be replied to")
+        try:
+            _, life, sequence = query.message_id.rsplit("/", 2)
+            life_of_asker, asked = int(life, 16), int(sequence, 16)
+        except ValueError:
+            raise InvalidMessage(f"message id {query.message_id!r} is not one that a query arrived with") from None
         self._check_payload(payload)
         parcel = Parcel(
             query.from_agent, query.to_agent or 0, MessageType.RESPONSE, payload, query.priority, DEFAULT_TTL
         )
-        if not self._runtime.courier.respond(query.from_node, int(sequence, 16), parcel):
-            raise NotDelivered(f"the asker's node {query.from_node} is no longer linked")
+        courier = self._runtime.courier
+        if not courier.respond(query.from_node, life_of_asker, asked, parcel):
+            raise NotDelivered(f"the asker's node {query.from_node} is no longer linked, or started anew since")
+        await courier.wait_room(query.from_node)
 
     async def broadcast_message(
         self,
@@ -378,19 +405,21 @@ class AgentNetworkManager:
         return receipt
 
     def _parcel(self, message: AgentMessage) -> Parcel:
-        _check_agent_id(message.from_agent)
         to_agent = 0 if message.to_agent is None else message.to_agent
-        _check_agent_id(to_agent)
-        self._check_payload(message.payload)
-        self._refuse_ttl(message.ttl)
+        kind, priority = _message_type(message.message_type), _priority(message.priority)
+        self._refuse(to_agent, message.from_agent, message.payload, message.ttl, priority)
         if message.headers:
-            _check_headers(message.headers)
+            self._check_headers(message.headers, message.payload)
+        if message.group is not None:
+            _text("group", message.group, GROUP_CHARS_MAX)
+        if type(message.timestamp) is not int or not 0 <= message.timestamp <= _TIMESTAMP_MAX:
+            raise InvalidMessage(f"timestamp {message.timestamp!r} is not a count of milliseconds since the epoch")
         return Parcel(
             to_agent,
             message.from_agent,
-            MessageType(message.message_type),
+            kind,
             message.payload,
-            Priority(message.priority),
+            priority,
             message.ttl,
             message.timestamp,
             message.headers,
@@ -410,12 +439,33 @@ class AgentNetworkManager:
 
     @staticmethod
     def _refuse_ttl(ttl: object) -> None:
-        if not isinstance(ttl, int) or not 0 < ttl <= _TTL_MAX:
+        if type(ttl) is not int or not 0 < ttl <= _TTL_MAX:
             raise InvalidMessage(f"ttl {ttl!r} is not between 1 and {_TTL_MAX}: the message could not leave this node")
 
-    def _refuse(self, payload: object, ttl: object) -> None:
+    def _refuse(self, to_agent: object, from_agent: object, payload: object, ttl: object, priority: object) -> None:
+        """Say what is wrong with these.
+
+        Everything has to be checked here: a peer that meets the wrong type in a body closes the link.
+        """
+        _check_agent_id(to_agent)
+        _check_agent_id(from_agent)
         self._check_payload(payload)
         self._refuse_ttl(ttl)
+        if not isinstance(priority, Priority):
+            raise InvalidMessage(f"priority {priority!r} is not a mesh.Priority")
+
+    def _check_headers(self, headers: Mapping[Any, Any], payload: bytes) -> None:
+        if len(headers) > HEADERS_MAX:
+            raise InvalidMessage(f"{len(headers)} headers are above the limit of {HEADERS_MAX}")
+        size_bytes = len(payload)
+        for key, value in headers.items():
+            if not isinstance(key, str) or not isinstance(value, str) or len(key) + len(value) > HEADER_CHARS_MAX:
+                raise InvalidMessage(f"header {key!r} is not text of at most {HEADER_CHARS_MAX} characters")
+            size_bytes += _utf8_bytes("header", key) + _utf8_bytes("header", value)
+        if size_bytes > PAYLOAD_BYTES_MAX:
+            raise PayloadTooLarge(
+                f"payload and headers of {size_bytes} bytes are above the limit of {PAYLOAD_BYTES_MAX}"
+            )
 
     # --- running it ---------------------------------------------------------------------------------------------
 
@@ -448,23 +498,44 @@ class AgentNetworkManager:
         return self._runtime.statistics()
 
 
-def _check_agent_id(agent_id: int, *, least: int = 0) -> None:
+def _check_agent_id(agent_id: object, *, least: int = 0) -> None:
     if type(agent_id) is not int or not least <= agent_id <= AGENT_ID_MAX:
         raise InvalidMessage(f"agent id {agent_id!r} is not a whole number from {least} to 2**64 - 1")
 
 
-def _check_headers(headers: Mapping[Any, Any]) -> None:
-    if len(headers) > HEADERS_MAX:
-        raise InvalidMessage(f"{len(headers)} headers are above the limit of {HEADERS_MAX}")
-    for key, value in headers.items():
-        if not isinstance(key, str) or not isinstance(value, str) or len(key) + len(value) > HEADER_CHARS_MAX:
-            raise InvalidMessage(f"header {key!r} is not text of at most {HEADER_CHARS_MAX} characters")
+def _message_type(value: Any) -> MessageType:
+    """The type of a message that may be sent."""
+    if value == MessageType.RESPONSE:
+        raise InvalidMessage(
+            "a response cannot be sent by itself: it belongs to its query",
+            hint="return it from the handler, or use reply()",
+        )
+    try:
+        return MessageType(value)
+    except ValueError:
+        raise InvalidMessage(f"message type {value!r} is not a mesh.MessageType") from None
 
 
-def _text(what: str, value: object) -> str:
-    if not isinstance(value, str) or len(value) > AGENT_FIELD_CHARS_MAX:
-        raise InvalidMessage(f"{what} {value!r:.80} is not text of at most {AGENT_FIELD_CHARS_MAX} characters")
+def _priority(value: Any) -> Priority:
+    try:
+        return Priority(value)
+    except ValueError:
+        raise InvalidMessage(f"priority {value!r} is not a mesh.Priority") from None
+
+
+def _text(what: str, value: object, chars_max: int = AGENT_FIELD_CHARS_MAX) -> str:
+    if not isinstance(value, str) or len(value) > chars_max:
+        raise InvalidMessage(f"{what} {value!r:.80} is not text of at most {chars_max} characters")
+    _utf8_bytes(what, value)
     return value
+
+
+def _utf8_bytes(what: str, text: str) -> int:
+    """How long it is on the wire; text with lone surrogates cannot go there."""
+    try:
+        return len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidMessage(f"{what} {text!r:.80} cannot be encoded as UTF-8") from None
 
 
 def _texts(what: str, values: Iterable[str]) -> tuple[str, ...]:
