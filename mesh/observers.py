@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Final
@@ -13,55 +14,82 @@ from .events import EventsLost, MeshEvent
 EVENTS_WAITING_MAX: Final = 4_096
 
 
-class _Observer:
-    __slots__ = ("filled", "lost", "waiting")
+class Subscription:
+    """One observer's events, in order; what :meth:`Observers.subscribe` returns.
 
-    def __init__(self) -> None:
-        self.waiting: deque[MeshEvent] = deque()
-        self.lost = 0
-        self.filled = asyncio.Event()
+    Not a generator: one that was never started would never run its clean-up, and collect events for ever.
+    """
+
+    def __init__(self, *, closed: bool) -> None:
+        # Bounded by EVENTS_WAITING_MAX in put().
+        self._waiting: deque[MeshEvent] = deque()
+        self._lost = 0
+        self._filled = asyncio.Event()
+        self._closed = closed
+
+    def put(self, event: MeshEvent) -> None:
+        """Add an event.  When there are too many, this one and all up to the next that fits become one gap."""
+        if self._closed:
+            return
+        if self._lost or len(self._waiting) >= EVENTS_WAITING_MAX:
+            self._lost += 1
+        else:
+            self._waiting.append(event)
+        self._filled.set()
+
+    def close(self) -> None:
+        """End the iteration once it has seen what waits."""
+        self._closed = True
+        self._filled.set()
+
+    def __aiter__(self) -> AsyncIterator[MeshEvent]:
+        return self
+
+    async def __anext__(self) -> MeshEvent:
+        while True:
+            if self._waiting:
+                return self._waiting.popleft()
+            if self._lost:
+                lost, self._lost = self._lost, 0
+                return EventsLost(lost)
+            if self._closed:
+                raise StopAsyncIteration
+            self._filled.clear()
+            await self._filled.wait()
+
+    async def aclose(self) -> None:
+        """Stop observing."""
+        self._waiting.clear()
+        self._lost = 0
+        self.close()
 
 
 class Observers:
     """Everybody who watches events."""
 
     def __init__(self) -> None:
-        self._observers: list[_Observer] = []
+        # Weak, so that whoever drops its iterator is no observer any more.
+        self._observers: list[weakref.ref[Subscription]] = []
         self._closed = False
 
     def publish(self, event: MeshEvent) -> None:
         """Hand ``event`` to every observer; one that is too far behind loses it and is told how many it lost."""
-        for observer in self._observers:
-            if len(observer.waiting) >= EVENTS_WAITING_MAX:
-                observer.lost += 1
-            else:
-                observer.waiting.append(event)
-            observer.filled.set()
+        for reference in tuple(self._observers):
+            if (observer := reference()) is not None:
+                observer.put(event)
 
-    def subscribe(self) -> AsyncIterator[MeshEvent]:
+    def subscribe(self) -> Subscription:
         """Events from now on, in order; the iterator ends when the node leaves."""
-        observer = _Observer()
-        self._observers.append(observer)
-        return self._iterate(observer)
-
-    async def _iterate(self, observer: _Observer) -> AsyncIterator[MeshEvent]:
-        try:
-            while True:
-                while observer.waiting:
-                    yield observer.waiting.popleft()
-                if observer.lost:
-                    lost, observer.lost = observer.lost, 0
-                    yield EventsLost(lost)
-                    continue
-                if self._closed:
-                    return
-                observer.filled.clear()
-                await observer.filled.wait()
-        finally:
-            self._observers.remove(observer)
+        observer = Subscription(closed=self._closed)
+        self._observers.append(weakref.ref(observer, self._observers.remove))
+        return observer
 
     def close(self) -> None:
         """End every iterator once it has seen what waits for it."""
         self._closed = True
-        for observer in self._observers:
-            observer.filled.set()
+        for reference in tuple(self._observers):
+            if (observer := reference()) is not None:
+                observer.close()
+
+    def __len__(self) -> int:
+        return len(self._observers)
