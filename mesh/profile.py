@@ -12,13 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from transport.errors import RemoteProtocolError
-from transport.wire import pack, unpack_body
+from transport.wire import ARRAY_ITEMS_MAX, pack, unpack_body
 
 from .errors import RegistrationTooLarge
 from .types import AgentInfo
 
 #: What gossip carries of one node.  At about 80 bytes an agent this is some 3,000 agents a node.
 PROFILE_BYTES_MAX: Final = 256 * 1024
+
+#: No decoder reads a longer array.
+AGENTS_MAX: Final = ARRAY_ITEMS_MAX
 
 # Bounds on one agent, so that one registration cannot take the node's whole profile.
 AGENT_FIELD_CHARS_MAX: Final = 256
@@ -46,8 +49,13 @@ def encode_profile(profile: NodeProfile) -> bytes:
     """Write a profile.
 
     Raises:
-        RegistrationTooLarge: It does not fit :data:`PROFILE_BYTES_MAX`.
+        RegistrationTooLarge: It does not fit :data:`PROFILE_BYTES_MAX`, or has more than :data:`AGENTS_MAX` agents.
     """
+    if len(profile.agents) > AGENTS_MAX:
+        raise RegistrationTooLarge(
+            f"this node would run {len(profile.agents)} agents, and at most {AGENTS_MAX} are allowed",
+            hint="spread agents over more nodes",
+        )
     agents = [
         [a.agent_id, a.name, list(a.capabilities), list(a.tags), a.version, dict(a.metadata)] for a in profile.agents
     ]

@@ -70,6 +70,8 @@ class Renewal:
         self._installed = installed
         self._issuers = issuers
         self._answer: tuple[Link, asyncio.Future[bytes]] | None = None
+        # Peers that are being served: one request each at a time, since each costs a thread and a signature.
+        self._serving: dict[str, None] = {}
         self._scope = TaskScope("renewal")
         self.renewed = 0
         self.issued = 0
@@ -126,7 +128,10 @@ class Renewal:
             raise RemoteProtocolError("renewal: not an array of a step and bytes")
         step, content = fields[:2]
         if step == _ASK:
-            self._scope.spawn(self._issue(link, content), name=f"issue for {link.peer.node_id}")
+            peer = link.peer.node_id
+            if peer not in self._serving:
+                self._serving[peer] = None
+                self._scope.spawn(self._issue(link, content), name=f"issue for {peer}")
         elif self._answer is not None and self._answer[0] is link and not self._answer[1].done():
             if step == _CHAIN:
                 self._answer[1].set_result(content)
@@ -143,8 +148,10 @@ class Renewal:
             )
         except MeshError as error:
             log.warning("renewal refused", peer=link.peer.node_id, reason=error.message)
-            link.send(_envelope(_REFUSED, error.message.encode()), Lane.CONTROL)
+            link.send(_envelope(_REFUSED, error.message.encode(errors="replace")), Lane.CONTROL)
             return
+        finally:
+            self._serving.pop(link.peer.node_id, None)
         self.issued += 1
         link.send(_envelope(_CHAIN, chain), Lane.CONTROL)
 
