@@ -122,7 +122,7 @@ def encode(body: Body) -> bytes:
             return pack((_DIGEST, body.after, body.upto, entries))
         case States():
             return pack((_STATES, [_claim(claim) for claim in body.claims]))
-        case Want():
+        case _:
             return pack((_WANT, body.node_ids))
 
 

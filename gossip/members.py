@@ -125,6 +125,10 @@ class MemberTable:
     def __iter__(self) -> Iterator[Member]:
         return iter(self._members.values())
 
+    def __getitem__(self, node_id: NodeId) -> Member:
+        """What is believed of a node that is certainly a member; ``KeyError`` otherwise."""
+        return self._members[node_id]
+
     @property
     def digest(self) -> int:
         """64 bits that are equal, but for chance, when two tables hold the same members."""

@@ -351,9 +351,7 @@ class MembershipCore:
         return self._config.suspicion_s * (2.0 if self._now < self._slow_until else 1.0)
 
     def _suspicion_over(self, peer: NodeId, suspicion: _Suspicion) -> None:
-        member = self.table.get(peer)
-        if member is None:  # pragma: no cover - suspects are never forgotten; for the type checker
-            return
+        member = self.table[peer]  # only the dead and departed are forgotten
         if self._now < suspicion.deadline:
             suspicion.token = self._set_timer(suspicion.deadline - self._now)
         elif self._is_linked(member):
@@ -417,6 +415,7 @@ class MembershipCore:
     def _flush(self) -> None:
         """Send what is new: one body per peer and chunk, equal bodies encoded once."""
         outbox, self._outbox = self._outbox, {}
+        changed = {n: member for n in outbox if (member := self.table.known(n)) is not None}
         peers = list(self._links)
         few = peers
         if len(peers) > self._config.forward_fanout:
@@ -427,20 +426,19 @@ class MembershipCore:
             told = tuple(
                 node_id
                 for node_id, news in outbox.items()
-                if (news.to_all or node_id == peer or peer in chosen) and peer not in news.heard_from
+                if node_id in changed
+                and (news.to_all or node_id == peer or peer in chosen)
+                and peer not in news.heard_from
             )
             if not told:
                 continue
             if told not in encoded:
-                claims = (self._wording(node_id, outbox[node_id]) for node_id in told)
+                claims = (self._wording(changed[node_id], outbox[node_id]) for node_id in told)
                 encoded[told] = [encode(News(chunk)) for chunk in chunks(claims, self._config.sync_body_bytes_max)]
             self.counters["news_sent"] += len(encoded[told])
             self._effects += [Send(peer, body) for body in encoded[told]]
 
-    def _wording(self, node_id: NodeId, news: _News) -> Member:
-        member = self.table.known(node_id)
-        if member is None:  # pragma: no cover - nothing that changed just now is forgotten; for the type checker
-            raise AssertionError(node_id)
+    def _wording(self, member: Member, news: _News) -> Member:
         large = len(member.meta) > self._config.forward_meta_bytes_max and not news.to_all
         return member if news.details and not large else bare(member)
 
@@ -471,7 +469,7 @@ class MembershipCore:
                     link.wants_left -= len(body.node_ids)
                     wanted = [m for n in body.node_ids if (m := self.table.get(n)) is not None]
                     self._send_states(event.peer, wanted)
-            case None:
+            case _:
                 pass  # of a later version
 
     def _charge(self, left: int, cost: int) -> bool:

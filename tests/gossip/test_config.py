@@ -1,0 +1,28 @@
+"""The limits and times of gossip."""
+
+from __future__ import annotations
+
+import pytest
+
+from gossip.config import GossipConfig
+
+
+@pytest.mark.parametrize("preset", [GossipConfig.local(), GossipConfig.lan(), GossipConfig.wan()])
+def test_presets_detect_slower_than_they_beat(preset: GossipConfig) -> None:
+    """A suspect has at least one heartbeat's time to refute, and news travel faster than that."""
+    assert preset.suspicion_s > preset.heartbeat_interval_s > preset.flush_delay_s
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"suspicion_s": 0}, "suspicion_s"),
+        ({"suspicion_refused_s": 3}, "suspicion_refused_s"),
+        ({"dial_backoff_s_max": 0.1}, "dial_backoff_s_max"),
+        ({"sync_body_bytes_max": 1000}, "sync_body_bytes_max"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused(change: dict[str, float], names: str) -> None:
+    """The error names the field."""
+    with pytest.raises(ValueError, match=names):
+        GossipConfig(**change)  # type: ignore[arg-type]
