@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from identities import now, open_directory
 from websockets.asyncio.server import ServerConnection, serve
 
 from transport.clock import Clock, SystemClock
-from transport.identity.credentials import obtain_credentials
+from transport.identity import audit
+from transport.identity.credentials import Credentials, obtain_credentials
 from transport.identity.datadir import NodeDirectory
 from transport.identity.enrolment import EnrolmentDesk
+from transport.identity.joining import enrol
 from transport.identity.tls import TlsContexts
 from transport.types import Address, NodeId
 
@@ -77,3 +80,21 @@ async def issuer(
         await desk.close()
     finally:
         directory.release()
+
+
+async def join(
+    data_dir: Path, token: str, node_id: str = "joiner", *, network: str = "default", clock_s: float = 0.0
+) -> Credentials:
+    """Enrol a node with a data directory of its own."""
+    directory = await asyncio.to_thread(open_directory, data_dir, network, node_id)
+    try:
+        return await enrol(token, directory, clock=ShiftedClock(clock_s))
+    finally:
+        directory.release()
+
+
+def events(data_dir: Path, node_id: str, network: str = "default") -> list[dict[str, object]]:
+    """The node's audit log, checked."""
+    path = data_dir / network / node_id / "audit.log"
+    assert audit.verify(path).intact
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -44,11 +44,8 @@ from .datadir import NodeDirectory, node_path
 from .enrolment_messages import decode_request, encode_answer, encode_refusal
 from .invite_store import Invite, InviteStore, check_time
 from .invites import build_invite_authority, new_token
-from .joining import enrol
 from .names import Role, Subject
 from .tls import TlsContexts
-
-__all__ = ["EnrolmentDesk", "enrol"]
 
 log = structlog.get_logger("mesh.identity")
 

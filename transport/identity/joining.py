@@ -289,6 +289,8 @@ def _shown_certificates(secured: Any) -> list[bytes]:
     Public since Python 3.13; 3.11 and 3.12 have it one layer below, with objects instead of bytes.
     """
     if hasattr(secured, "get_unverified_chain"):
-        return list(secured.get_unverified_chain() or ())[:_CHAIN_MAX]
-    chain = secured._sslobj.get_unverified_chain() or ()
-    return [ssl.PEM_cert_to_DER_cert(certificate.public_bytes()) for certificate in chain[:_CHAIN_MAX]]
+        shown: list[bytes] = list(secured.get_unverified_chain() or [])
+    else:
+        chain = secured._sslobj.get_unverified_chain() or []
+        shown = [ssl.PEM_cert_to_DER_cert(certificate.public_bytes()) for certificate in chain]
+    return shown[:_CHAIN_MAX]

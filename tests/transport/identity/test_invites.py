@@ -34,6 +34,10 @@ TOKEN = Token(
     addresses=(Address("10.0.0.5", 7946), Address("fe80::1", 7947)),
 )
 GOOD = ["default", b"\xab" * 32, bytes(8), bytes(16), 1_800_000_000, ["10.0.0.5:7946"]]
+TOKEN_EXAMPLE = (
+    "pm1.lqdkZWZhdWx0xCCrq6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq8QIABEiM0RVZnfEEAABAgMEBQYHCA"
+    "kKCwwNDg_OawGKGJKtMTAuMC4wLjU6Nzk0Nq5bZmU4MDo6MV06Nzk0N1BPBPM"
+)
 KEY_EXAMPLE = "dee7d213566f16cee06c5d2dff71fbbe32d8acdeb76155f5e7af833f1ba504ed"
 
 
@@ -125,6 +129,7 @@ def test_an_endless_token_is_malformed() -> None:
 def test_the_derived_key_is_fixed() -> None:
     """Another implementation must get this very key (docs/protocol/identity.md gives it as an example)."""
     assert f"{derive_invite_key(TOKEN).private_numbers().private_value:064x}" == KEY_EXAMPLE
+    assert TOKEN.encode() == TOKEN_EXAMPLE
 
 
 def test_the_key_depends_on_every_input() -> None:
