@@ -22,7 +22,7 @@ from typing import Final, Literal, TextIO
 
 import structlog
 
-from transport.logs import RECORD_FIELDS, get_logger
+from transport.logs import PROCESSORS, RECORD_FIELDS, get_logger
 
 __all__ = ["bind_node", "configure_logging", "get_logger"]
 
@@ -75,6 +75,13 @@ def configure_logging(
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     ours.setLevel(level.upper())
+    # The process is the command line's, so structlog's global configuration is too: a plain `structlog.get_logger`,
+    # ours or an application's, must not print to stdout, where the command's own output goes.
+    structlog.configure(
+        processors=PROCESSORS,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
     thread.start()
     stopped = False
 
@@ -84,6 +91,7 @@ def configure_logging(
             return
         stopped = True
         atexit.unregister(stop)
+        structlog.reset_defaults()
         root.removeHandler(handler)
         root.setLevel(before[0])
         ours.setLevel(before[1])

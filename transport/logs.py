@@ -15,6 +15,7 @@ from collections.abc import MutableMapping
 from typing import Any, Final, cast
 
 import structlog
+from structlog.typing import Processor
 
 #: The attribute of a log record that holds the event's key-value pairs, for handlers that want them apart.
 RECORD_FIELDS: Final = "mesh_fields"
@@ -24,7 +25,7 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """A logger named ``name``, e.g. ``mesh.transport``; cheap when its level is off."""
     wrapped = structlog.wrap_logger(
         logging.getLogger(name),
-        processors=[structlog.stdlib.filter_by_level, structlog.contextvars.merge_contextvars, _to_record],
+        processors=PROCESSORS,
         wrapper_class=structlog.stdlib.BoundLogger,
         context_class=dict,
         cache_logger_on_first_use=True,
@@ -32,7 +33,7 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     return cast("structlog.stdlib.BoundLogger", wrapped)
 
 
-def _to_record(
+def to_record(
     logger: object, method: str, event: MutableMapping[str, Any]
 ) -> tuple[tuple[str, str], dict[str, object]]:
     """Say the event as one line that any handler can print, and keep its parts on the record."""
@@ -51,3 +52,11 @@ def _shown(value: object) -> str:
     """Text without line breaks or control characters: peers choose some of it, and logs are read in terminals."""
     text = value if isinstance(value, str) else str(value)
     return text if text.isprintable() and text and " " not in text else repr(text)
+
+
+#: What an event passes on its way to standard logging.
+PROCESSORS: Final[list[Processor]] = [
+    structlog.stdlib.filter_by_level,
+    structlog.contextvars.merge_contextvars,
+    to_record,
+]

@@ -37,6 +37,8 @@ from .target import ControlTarget
 #: Commands at the same time; each `mesh listen` is one.  Beyond it a client is told so and closed.
 CLIENTS_MAX: Final = 64
 
+_ACCEPT_TURNS: Final = 5
+
 #: How long a client may be connected without asking anything.
 IDLE_S: Final = 10.0
 
@@ -88,10 +90,14 @@ class ControlServer:
         if self._server is None:
             return
         self._server.close()
-        for task in list(self._clients):
-            if task is not asyncio.current_task():
-                task.cancel()
-        await asyncio.gather(*self._clients, return_exceptions=True)
+        # A connection that asyncio has accepted takes a few turns of the loop to reach `_accept`; without them it
+        # would be left open by a loop that ends right after this.
+        for _ in range(_ACCEPT_TURNS):
+            await asyncio.sleep(0)
+        clients = list(self._clients)
+        for task in clients:
+            task.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
         self._server = None
         await asyncio.to_thread(_remove, self._path)
 

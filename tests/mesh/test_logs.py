@@ -96,6 +96,17 @@ def test_a_library_sees_warnings_through_standard_logging(
     assert not structlog.is_configured()
 
 
+def test_plain_structlog_loggers_stay_off_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    """A command's stdout holds its output and nothing else, whoever logs."""
+    stream = io.StringIO()
+    stop = configure_logging("info", "json", stream=stream)
+    structlog.get_logger("mesh.other").warning("from elsewhere", peer="n2")
+    stop()
+    assert capsys.readouterr().out == ""
+    (line,) = lines(stream)
+    assert (line["event"], line["logger"], line["peer"]) == ("from elsewhere", "mesh.other", "n2")
+
+
 def test_stopping_restores_what_was_there() -> None:
     """Handlers and levels are as before, so tests and hosts do not inherit them; stopping twice is harmless."""
     root, ours = logging.getLogger(), logging.getLogger("mesh")
