@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 
-from mesh import AgentMessage, join_network
+from mesh import AgentMessage, MeshConfig, join_network
 
 SUMMARIZER = 7
 PLANNER = 42
@@ -27,8 +27,11 @@ async def main() -> None:
         await heard.put(message.payload)
 
     with tempfile.TemporaryDirectory() as data_dir:
-        local = {"listen": "127.0.0.1:0", "mdns": False, "data_dir": data_dir}
-        async with join_network(node_id="laptop", **local) as laptop, join_network(node_id="server", **local) as server:
+        local = MeshConfig(listen="127.0.0.1:0", mdns=False, data_dir=data_dir)
+        async with (
+            join_network(node_id="laptop", config=local) as laptop,
+            join_network(node_id="server", config=local) as server,
+        ):
             await laptop.wait_for_members(2)
             await server.register_agent(SUMMARIZER, ["summarize"], handler=summarize)
             await laptop.register_agent(PLANNER, ["plan"], handler=listen)
