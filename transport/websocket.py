@@ -306,6 +306,7 @@ class WebSocketEndpoint(BaseEndpoint):
         try:
             await connection.handshake(self._check_request, server_header=None)
         except BaseException:
+            # Whatever it was, cancellation included: nobody else would close the connection.
             connection.transport.abort()
             raise
         if connection.state is not OPEN:
@@ -362,6 +363,7 @@ class WebSocketEndpoint(BaseEndpoint):
             connection.transport.abort()
             raise HandshakeFailed(f"{address}: {error.message}", hint=error.hint) from error
         except BaseException:
+            # Whatever it was, cancellation included: nobody else would close the connection.
             connection.transport.abort()
             raise
         return WebSocketChannel(connection), peer

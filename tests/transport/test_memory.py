@@ -160,7 +160,8 @@ def test_two_runs_with_one_seed_are_the_same() -> None:
         for node in nodes:
             await node.start()
         await asyncio.gather(*(a.dial(b.listen) for a in nodes for b in nodes if a is not b))
-        await asyncio.sleep(5.0)
+        simulated_s = 5.0
+        await asyncio.sleep(simulated_s)
         for node in nodes:
             await node.close()
         return list(handler.events)
