@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import ssl
 import statistics
 from collections.abc import Callable
 from typing import Any, Final
 
 from mesh.processes import Document, Worker, Workers
+from mesh.stranger import knock
 from transport.clock import SystemClock
 from transport.errors import MeshError
-from transport.identity.names import ALPN
 from transport.types import Address
 
 from .report import DemoOptions, DemoReport, DemoStep
@@ -22,7 +21,6 @@ Progress = Callable[[DemoStep], None]
 
 _CLOCK: Final = SystemClock()
 _DETECT_S_MAX: Final = 15.0
-_PROBE_S: Final = 5.0
 
 
 def run_demo(options: DemoOptions, progress: Progress) -> DemoReport:
@@ -188,7 +186,9 @@ class Demo:
         first = next(iter(self._nodes.values()))
         answer = await first.call("round_trips", to_agent=2, count=self._options.round_trips)
         self._report.rtt_p50_us = round(statistics.median(answer["times_us"]), 1)
-        self._step(f"a request and its answer take {self._report.rtt_p50_us:.0f} µs (median of {len(answer['times_us'])})")
+        self._step(
+            f"a request and its answer take {self._report.rtt_p50_us:.0f} µs (median of {len(answer['times_us'])})"
+        )
 
     async def _collect(self) -> None:
         """Add up what the agents received; after the requests, so that late copies have had time to come."""
@@ -276,32 +276,3 @@ def _ways(discoveries: list[Document]) -> dict[str, int]:
             if found:
                 ways[name] = ways.get(name, 0) + found
     return ways
-
-
-async def knock(address: Address) -> tuple[str, bool]:
-    """Connect to a node as a stranger: TLS without a certificate of ours.
-
-    Returns:
-        The TLS version that the node speaks, and whether it refused us.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # we want to see what it asks of us, not who it is
-    context.verify_mode = ssl.CERT_NONE
-    context.set_alpn_protocols([ALPN])
-    version = "no TLS"
-    try:
-        async with asyncio.timeout(_PROBE_S):
-            reader, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
-            try:
-                version = str(writer.get_extra_info("ssl_object").version())
-                writer.write(b"GET /mesh HTTP/1.1\r\nHost: x\r\n\r\n")
-                # With TLS 1.3 a server judges the client's certificate after the client has finished.
-                return version, await reader.read(1) == b""
-            finally:
-                writer.close()
-                with contextlib.suppress(OSError):
-                    await writer.wait_closed()
-    except OSError:  # a TLS alert included
-        return version, True
-    except TimeoutError:
-        return version, False

@@ -108,8 +108,7 @@ class DemoReport:
             f"{self.lost} messages were lost": self.lost != 0 or self.sent == 0,
             f"{self.duplicates} messages came twice": self.duplicates != 0,
             f"{self.out_of_order} messages came out of order": self.out_of_order != 0,
-            f"a broadcast reached {self.broadcast_reached} of {self.nodes} nodes": self.broadcast_reached
-            != self.nodes,
+            f"a broadcast reached {self.broadcast_reached} of {self.nodes} nodes": self.broadcast_reached != self.nodes,
             f"not every survivor noticed that {self.killed_node or 'a node'} was killed": self.detected_s is None,
             f"{self.false_alarms} living nodes were taken for failed": self.false_alarms != 0,
             "something was left behind": not self.cleaned_up,
