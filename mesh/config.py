@@ -209,14 +209,6 @@ class MessagesSection(_Section):
         description="Unacknowledged payload bytes to one node before a sender waits. At least `message_bytes_max`; "
         "about bandwidth times round trip.",
     )
-    inbox_messages_max: Count = Field(
-        default=10_000, description="Messages waiting for one agent; beyond it the sender is told to wait."
-    )
-    inbox_bytes_max: int = Field(
-        default=16 * 1024 * 1024,
-        ge=1024,
-        description="Payload bytes waiting for one agent. At least `message_bytes_max`.",
-    )
     handler_concurrency: Count = Field(
         default=64, description="Handler calls of one agent that may run at the same time."
     )
