@@ -25,7 +25,7 @@ async def knock(address: Address) -> tuple[str, bool]:
     context.set_alpn_protocols([ALPN])
     version = "no TLS"
     try:
-        async with asyncio.timeout(_PROBE_S):
+        async with asyncio.timeout(_KNOCK_S):
             reader, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
             try:
                 version = str(writer.get_extra_info("ssl_object").version())
