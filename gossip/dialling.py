@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from transport.errors import DialError, LinkClosed, MeshError, PeerRefused
+from transport.errors import DialError, LinkClosed, PeerRefused
 from transport.link import CloseReason, Endpoint, Link
 from transport.tasks import TaskScope
 from transport.types import Address, NodeId
@@ -89,9 +89,7 @@ class Dialler:
             peer, addresses = self._waiting.pop(key)
             self._allowance -= 1
             self._active += 1
-            if self._scope.spawn(self._dial(peer, addresses), name=f"dial {peer or addresses[0]}") is None:
-                self._active -= 1
-                return
+            self._scope.spawn(self._dial(peer, addresses), name=f"dial {peer or addresses[0]}")
         if self._waiting and self._active < CONCURRENT_MAX and self._wake is None:
             self._wake = asyncio.get_running_loop().call_later(1 / RATE_PER_S, self._woken)
 
@@ -130,8 +128,8 @@ class Dialler:
                     if task not in done:
                         continue
                     address = running.pop(task)
-                    error = task.exception()
-                    if error is None:
+                    error = None if task.cancelled() else task.exception()
+                    if error is None and not task.cancelled():
                         return task.result(), False
                     refused &= self._failed(peer, address, error)
             return None, refused
@@ -140,14 +138,14 @@ class Dialler:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-    def _failed(self, peer: NodeId | None, address: Address, error: BaseException) -> bool:
-        """Note one failed attempt; return whether the host says that nobody listens there."""
+    def _failed(self, peer: NodeId | None, address: Address, error: BaseException | None) -> bool:
+        """Note one failed attempt (``None``: it was cancelled); return whether nobody listens there."""
         self.counters["dial_attempts_failed"] += 1
-        if not isinstance(error, (MeshError, OSError)):
-            raise error
-        log.debug("dial failed", peer=peer, address=str(address), error=str(error))
         if isinstance(error, PeerRefused) and error.code == CloseReason.DUPLICATE_NODE:
             self._results.node_id_taken(str(error))
-        if not isinstance(error, (DialError, LinkClosed)):
-            log.warning("dial failed unexpectedly", peer=peer, address=str(address), error=str(error))
-        return isinstance(error.__cause__, ConnectionRefusedError) or isinstance(error, ConnectionRefusedError)
+        if error is None or isinstance(error, DialError | LinkClosed):
+            log.debug("dial failed", peer=peer, address=str(address), error=str(error))
+        else:
+            # A mistake in the transport must not leave the overlay waiting for this dial's end.
+            log.error("dial failed unexpectedly", peer=peer, address=str(address), error=repr(error))
+        return error is not None and isinstance(error.__cause__, ConnectionRefusedError)

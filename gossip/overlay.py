@@ -177,8 +177,8 @@ class FullMesh:
             target = self._targets[event.node_id] = _Target()
         target.hints = event.addresses[: self._config.addresses_max]
         target.tried_until = now + self._config.candidate_s
-        if target.failures:
-            # News of it are worth an earlier try, but a chatty announcer does not set the pace.
+        if target.failures > 1:
+            # News of it are worth an earlier try, but a chatty announcer neither sets the pace nor puts it off.
             target.failures = 1
             self._schedule(event.node_id, target, self._backoff_s(1))
         elif target.token == _NONE:

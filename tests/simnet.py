@@ -64,7 +64,9 @@ class Process:
 class SimNet:
     """The world."""
 
-    def __init__(self, seed: int = 1, config: GossipConfig | None = None, *, delay_s: tuple[float, float] = (0.001, 0.01)):
+    def __init__(
+        self, seed: int = 1, config: GossipConfig | None = None, *, delay_s: tuple[float, float] = (0.001, 0.01)
+    ):
         self.rng = random.Random(seed)
         self.config = config or GossipConfig()
         self.now = 0.0
@@ -221,7 +223,12 @@ class SimNet:
     def say_goodbye(self, name: str) -> None:
         """What the shell does after LeaveRequested: close every link in order."""
         process = self.processes[NodeId(name)]
-        self.at(0.05, lambda: [self._unlink(process, peer, left=True) for peer in list(process.links.values())] and None)
+
+        def part() -> None:
+            for peer in list(process.links.values()):
+                self._unlink(process, peer, left=True)
+
+        self.at(0.05, part)
 
     def _check(self, process: Process, change: MemberChanged) -> None:
         """What no transition may ever do."""
@@ -240,4 +247,5 @@ class SimNet:
 
 
 def address(name: str) -> Address:
+    """Where a simulated node is dialled."""
     return Address(f"{name}.sim", 7946)

@@ -28,6 +28,7 @@ ME = Member(NodeId("me"), make_incarnation(9), MemberState.ALIVE)
 
 
 def core(*peers: str, **limits: float) -> BroadcastCore:
+    """A core of node ``me`` that is linked to peers."""
     made = BroadcastCore(ME, GossipConfig(**limits))  # type: ignore[arg-type]
     for peer in peers:
         assert made.handle(LinkOpened(NodeId(peer), make_incarnation(1), ()), 0.0) == []
@@ -37,15 +38,18 @@ def core(*peers: str, **limits: float) -> BroadcastCore:
 def arrive(
     at: BroadcastCore, sequence: int, *, life: int = 1, ttl: int = 3, origin: str = "o", peer: str = "a", now: float = 0
 ) -> list[Effect]:
+    """A broadcast of an origin arrives from a peer."""
     body = encode_broadcast(BroadcastBody(NodeId(origin), make_incarnation(life), sequence, b"p"))
     return at.handle(Received(NodeId(peer), body, Kind.BROADCAST, ttl), now)
 
 
 def delivered(effects: list[Effect]) -> list[int]:
+    """The sequences that were delivered."""
     return [effect.sequence for effect in effects if isinstance(effect, Deliver)]
 
 
 def sends(effects: list[Effect]) -> list[tuple[str, int]]:
+    """To whom, with which TTL."""
     return [(effect.peer, effect.ttl) for effect in effects if isinstance(effect, Send)]
 
 
@@ -59,7 +63,9 @@ def test_our_own_goes_to_every_peer_with_one_hop_used() -> None:
     assert made.handle(Started(), 0.0) == []
 
 
-@pytest.mark.parametrize("request_", [BroadcastRequested(b"x", 0), BroadcastRequested(b"x", 256), BroadcastRequested(b"x" * (1 << 20), 1)])
+@pytest.mark.parametrize(
+    "request_", [BroadcastRequested(b"x", 0), BroadcastRequested(b"x", 256), BroadcastRequested(b"x" * (1 << 20), 1)]
+)
 def test_what_may_not_be_sent_is_refused(request_: BroadcastRequested) -> None:
     """TTL and size; the sequence is not used up."""
     made = core("a")

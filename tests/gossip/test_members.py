@@ -28,11 +28,15 @@ claims = st.builds(
 )
 
 
-def member(name: str = "x", life: int = 1, refutations: int = 0, state: MemberState = ALIVE, meta: bytes = b"") -> Member:
+def member(
+    name: str = "x", life: int = 1, refutations: int = 0, state: MemberState = ALIVE, meta: bytes = b""
+) -> Member:
+    """A claim about a node."""
     return Member(NodeId(name), make_incarnation(life, refutations), state, (), 1 if meta else 0, meta)
 
 
 def table(**limits: float) -> MemberTable:
+    """The table of node ``me``."""
     return MemberTable(member("me"), GossipConfig(**limits))  # type: ignore[arg-type]
 
 

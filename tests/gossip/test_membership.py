@@ -43,6 +43,7 @@ LIFE = 5
 
 
 def member(name: str, state: MemberState = ALIVE, refutations: int = 0, life: int = LIFE) -> Member:
+    """A claim without details."""
     return Member(NodeId(name), make_incarnation(life, refutations), state)
 
 
@@ -94,6 +95,7 @@ class Node:
 
 
 def told(node: Node, peer: str, effects: list[Effect]) -> list[tuple[str, MemberState]]:
+    """What the effects tell a peer as news."""
     return [(c.node_id, c.state) for body in node.said(peer, effects) if isinstance(body, News) for c in body.claims]
 
 
@@ -145,6 +147,9 @@ def test_links_that_end_for_good_reasons_accuse_nobody() -> None:
     node.feed(LinkLost(NodeId("c")))
 
     assert [node.state(name) for name in "abc"] == [ALIVE, LEFT, ALIVE]
+    node.news(member("d", LEFT), peer="d")
+    node.feed(LinkLost(NodeId("d")))  # not in order after all, but it did say so
+    assert node.state("d") is LEFT
 
 
 def test_a_refused_dial_shortens_the_suspicion() -> None:
@@ -178,6 +183,17 @@ def test_a_stall_of_ours_gives_suspects_the_time_back() -> None:
     node.fire(6.0 + 4.9)
     assert node.state("b") is DEAD
     assert node.state("c") is DEAD
+
+
+def test_details_of_a_suspect_do_not_prolong_its_time() -> None:
+    """Only a new incarnation starts the time anew."""
+    node = Node("a")
+    node.news(member("x", SUSPECT))
+    node.fire(2.5)
+    node.news(Member(NodeId("x"), make_incarnation(LIFE), SUSPECT, (), 2, b"late"))
+    node.fire(1.0 + node.config.suspicion_s)
+
+    assert node.state("x") is DEAD
 
 
 def test_a_suspect_with_an_open_link_is_reminded_not_buried() -> None:
@@ -299,6 +315,7 @@ def test_used_up_refutations_end_the_life() -> None:
     """The one accusation too many, reached in plausible steps."""
     node = Node("a")
     refutations = 0
+    effects: list[Effect] = []
     while not node.core.ended:
         refutations = min(refutations + REFUTATION_JUMP_MAX, REFUTATIONS_MAX)
         effects = node.news(member("m", SUSPECT, refutations=refutations))
@@ -358,6 +375,7 @@ def test_tables_that_stay_different_are_exchanged() -> None:
 
 
 def entry(name: str, state: MemberState = ALIVE, refutations: int = 0, version: int = 0) -> Entry:
+    """A line of a digest."""
     return Entry(NodeId(name), make_incarnation(LIFE, refutations), state, version)
 
 

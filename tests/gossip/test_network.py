@@ -20,8 +20,9 @@ from gossip.events import (
     MetaChanged,
     PeerFound,
     Received,
+    TimerFired,
 )
-from gossip.incarnation import life_of, make_incarnation, refutations_of
+from gossip.incarnation import life_of, refutations_of
 from transport.errors import RemoteProtocolError
 from transport.types import NodeId
 
@@ -78,7 +79,7 @@ def test_a_killed_seed_is_no_different() -> None:
     net = meshed(5)
     net.kill("n000")
 
-    net.run(3, until=lambda: net.all_believe("n000", DEAD))
+    assert net.run(3, until=lambda: net.all_believe("n000", DEAD)) < 3
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -353,7 +354,7 @@ def test_a_seed_repeats_a_run_in_any_process() -> None:
     )
     here = Path(__file__).resolve().parent
     digests = [
-        subprocess.run(  # noqa: S603 - our own code
+        subprocess.run(
             [sys.executable, "-c", code, str(here.parent), str(here.parent.parent)],
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
             capture_output=True,
@@ -367,10 +368,14 @@ def test_a_seed_repeats_a_run_in_any_process() -> None:
     assert digests[0] == digests[1] == digests[2]
 
 
-def test_figures() -> None:
-    """A network of 20 forms fast; make_incarnation orders lives (a smoke check of the simulator itself)."""
-    net = SimNet(3)
-    net.start_all(20)
+def test_an_ended_node_does_nothing_more() -> None:
+    """Whatever timers still run or requests still come."""
+    net = meshed(3)
+    process = net.live[0]
+    net.feed(process, LeaveRequested())
 
-    assert net.run(30, until=net.agreed) < 1.0
-    assert make_incarnation(1) < make_incarnation(2)
+    assert process.core.handle(BroadcastRequested(b"x", 3), net.now) == []
+    assert [process.core.handle(TimerFired(token), net.now) for token in range(200)] == [[]] * 200
+    assert process.core.me.state is LEFT
+    net.say_goodbye(process.name)
+    net.run(10)

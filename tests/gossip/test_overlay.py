@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 from gossip.config import GossipConfig
@@ -30,6 +31,7 @@ HERE, THERE = Address("h", 1), Address("t", 2)
 
 
 def member(name: str, state: MemberState = ALIVE, life: int = 1, *addresses: Address) -> Member:
+    """What the table holds of a node."""
     return Member(NodeId(name), make_incarnation(life), state, addresses or (HERE,))
 
 
@@ -67,6 +69,7 @@ class World:
 
 
 def opened(name: str, *addresses: Address) -> LinkOpened:
+    """A link came up."""
     return LinkOpened(NodeId(name), make_incarnation(1), addresses)
 
 
@@ -147,9 +150,11 @@ def test_failures_back_off_and_then_raise_doubt() -> None:
         for effect in world.fire(world.now + 0.1):
             if isinstance(effect, Dial):
                 dials.append(world.now)
-                doubts += [world.now for e in world.feed(DialFailed(NodeId("z"), refused=False)) if isinstance(e, Doubt)]
+                doubts += [
+                    world.now for e in world.feed(DialFailed(NodeId("z"), refused=False)) if isinstance(e, Doubt)
+                ]
 
-    waits = [later - earlier for earlier, later in zip(dials, dials[1:], strict=False)]
+    waits = [later - earlier for earlier, later in itertools.pairwise(dials)]
     assert waits[0] < 0.4
     assert max(waits) <= world.config.dial_backoff_s_max + 0.2
     assert 4 <= len(doubts) <= 8
@@ -207,6 +212,21 @@ def test_what_discovery_saw_is_tried_for_a_while() -> None:
     world.feed(opened("z"))
     assert world.feed(PeerFound(NodeId("z"), (THERE,))) == []
     assert world.fire(world.now + 60) == []
+
+
+def test_a_chatty_announcer_does_not_put_off_the_dial() -> None:
+    """Sightings come faster than the backoff, and the dial is made all the same."""
+    world = World()
+    world.feed(PeerFound(NodeId("z"), (THERE,)))
+    world.fire(0.0)
+    world.feed(DialFailed(NodeId("z"), refused=True))
+
+    dials = []
+    for step in range(10):
+        world.feed(PeerFound(NodeId("z"), (THERE,)))
+        dials += world.fire(0.05 * (step + 1))
+
+    assert dials == [Dial(NodeId("z"), (THERE,))]
 
 
 def test_candidates_are_bounded() -> None:
