@@ -250,7 +250,7 @@ class Workers:
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment without the settings of the user's own node, which is none of the workers' business."""
+    """This process's environment without the settings of the user's own node, which the workers are not."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MESH_")}
     root = Path(__file__).resolve().parent.parent
     if root.name not in {"site-packages", "dist-packages"}:

@@ -119,11 +119,12 @@ class DemoAgent:
 
     async def wait_gone(self, node_ids: list[str], timeout_s: float) -> None:
         """Answer when this node takes none of ``node_ids`` for alive."""
+        events = self._net.events()
         async with asyncio.timeout(timeout_s):
             while any(
                 node.node_id in node_ids and node.status is not NodeStatus.DISCONNECTED for node in self._net.members()
             ):
-                await asyncio.sleep(0.01)
+                await anext(events)
 
     async def leave(self) -> None:
         """Leave the network in order."""

@@ -128,15 +128,19 @@ class DemoReport:
             ("links", f"{self.tls or 'not examined'}, strangers refused by {self.strangers_refused} of {self.nodes}"),
             (
                 "messages",
-                f"{self.sent} sent, {self.delivered} delivered, {self.lost} lost, {self.duplicates} twice, "
-                f"{self.out_of_order} out of order",
+                (
+                    f"{self.sent} sent, {self.delivered} delivered, {self.lost} lost, {self.duplicates} twice, "
+                    f"{self.out_of_order} out of order"
+                ),
             ),
             ("broadcast", f"{self.broadcasts} made, each reached {self.broadcast_reached} of {self.nodes} nodes"),
             ("request", f"{self.rtt_p50_us:.0f} µs there and back (median)" if self.rtt_p50_us else "not measured"),
             (
                 "killed",
-                f"{self.killed_node or 'none'}; noticed after {_seconds(self.detected_first_s)} by the first, "
-                f"{_seconds(self.detected_s)} by all",
+                (
+                    f"{self.killed_node or 'none'}; noticed after {_seconds(self.detected_first_s)} by the first, "
+                    f"{_seconds(self.detected_s)} by all"
+                ),
             ),
             ("false alarms", str(self.false_alarms)),
             ("cleaned up", "yes" if self.cleaned_up else f"NO: {self.data_dir}"),
