@@ -218,11 +218,10 @@ class MessagesSection(_Section):
 
     @model_validator(mode="after")
     def _one_message_fits(self) -> Self:
-        for name in ("window_bytes", "inbox_bytes_max"):
-            if getattr(self, name) < self.message_bytes_max:
-                raise ValueError(
-                    f"{name} ({getattr(self, name)}) is below message_bytes_max ({self.message_bytes_max})"
-                )
+        if self.window_bytes < self.message_bytes_max:
+            raise ValueError(
+                f"window_bytes ({self.window_bytes}) is below message_bytes_max ({self.message_bytes_max})"
+            )
         return self
 
 
