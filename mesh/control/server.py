@@ -89,11 +89,13 @@ class ControlServer:
         """Stop listening, end every client's request and remove the socket."""
         if self._server is None:
             return
-        self._server.close()
-        # A connection that asyncio has accepted takes a few turns of the loop to reach `_accept`; without them it
-        # would be left open by a loop that ends right after this.
+        # Stop accepting first, then let what was accepted reach `_accept`: until Python 3.12 asyncio loses, unclosed,
+        # a connection that it has accepted but not set up yet when its server is closed.
+        for listening in self._server.sockets:
+            asyncio.get_running_loop().remove_reader(listening.fileno())
         for _ in range(_ACCEPT_TURNS):
             await asyncio.sleep(0)
+        self._server.close()
         clients = list(self._clients)
         for task in clients:
             task.cancel()
