@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ class FakeNode:
         self.infos: list[AgentInfo] = []
         self.happened: asyncio.Queue[MeshEvent] = asyncio.Queue()
         self.left = 0
+        self.registered = threading.Event()  # for tests on other threads
         self.asked: list[str] = []
         self.other = AgentNode("n2", address="10.0.0.2", port=7946, status=NodeStatus.INACTIVE)
         self._node_id = node_id
@@ -66,6 +68,7 @@ class FakeNode:
         assert handler is not None
         self.handlers[agent_id] = handler
         self.infos.append(AgentInfo(agent_id, self._node_id, tuple(capabilities), name))
+        self.registered.set()
         return FakeRegistration(self, agent_id)
 
     def _message(self, to_agent: int | None, kind: MessageType, payload: bytes, from_agent: int) -> AgentMessage:

@@ -9,7 +9,7 @@ import typer
 
 from mesh.control.client import ControlClient
 from mesh.control.locate import RunningNode
-from mesh.control.protocol import ControlTimeout
+from mesh.errors import RequestTimeout
 
 from .options import AsJson, DataDir, Network, Node, connect, find_node
 from .outcome import reported
@@ -128,7 +128,7 @@ def leave(data_dir: DataDir = None, network: Network = None, node_id: Node = Non
             client.call("leave")
             ended = client.wait_closed(_LEAVE_S) and _ends(running)
         if not ended:
-            raise ControlTimeout(
+            raise RequestTimeout(
                 f"node {running.node_id} was told to leave and has not ended after {_LEAVE_S:g} s",
                 hint="look at its log, or end its process",
             )

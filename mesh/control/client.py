@@ -8,12 +8,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from mesh.errors import ControlError, NodeNotRunning
+from mesh.errors import ControlError, NodeNotRunning, RequestTimeout
 
 from .protocol import (
     LINE_BYTES_MAX,
     TIMEOUT_S_DEFAULT,
-    ControlTimeout,
     End,
     Failure,
     Item,
@@ -69,7 +68,7 @@ class ControlClient:
 
         Raises:
             MeshError: What the node raised, of the same class.
-            ControlTimeout: No answer in time.
+            RequestTimeout: No answer in time.
             ControlError: The connection broke or the answer cannot be read.
         """
         self._send(op, args, timeout_s)
@@ -116,7 +115,7 @@ class ControlClient:
         try:
             line = self._file.readline(LINE_BYTES_MAX + 1)
         except TimeoutError:
-            raise ControlTimeout(
+            raise RequestTimeout(
                 f"the running node did not answer {op!r} in time",
                 hint="it may be overloaded or stopped; try `mesh doctor`",
             ) from None

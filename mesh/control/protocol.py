@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mesh import errors
+import mesh.errors
 from mesh.errors import ControlError, MeshError
 
 VERSION: Final = 1
@@ -34,12 +34,6 @@ LINE_BYTES_MAX: Final = 2 * 1024 * 1024
 #: What a request may take when it does not say, and at most.
 TIMEOUT_S_DEFAULT: Final = 30.0
 TIMEOUT_S_MAX: Final = 3600.0
-
-
-class ControlTimeout(ControlError, TimeoutError):
-    """The running node did not answer in time; what was asked may still happen."""
-
-    changed = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +142,7 @@ def error_from_document(document: object) -> MeshError:
     if not isinstance(document, dict):
         return ControlError("the running node reported an error that cannot be read")
     name, message = str(document.get("error", "")), str(document.get("message", ""))
-    found = ControlTimeout if name == "ControlTimeout" else getattr(errors, name, None)
+    found = getattr(mesh.errors, name, None)
     if not (isinstance(found, type) and issubclass(found, MeshError)):
         found, message = ControlError, f"the running node failed: {name}: {message}"
     # Past the constructors of subclasses, some of which ask for more than crosses the socket.

@@ -16,13 +16,12 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any, Final, cast
 
-from mesh.errors import ControlError, MeshError
+from mesh.errors import ControlError, MeshError, RequestTimeout
 from transport.logs import get_logger
 
 from .operations import CALLS, STREAMS, Arguments
 from .protocol import (
     LINE_BYTES_MAX,
-    ControlTimeout,
     End,
     Failure,
     Item,
@@ -168,7 +167,7 @@ class ControlServer:
         except MeshError as error:
             response = Failure(error)
         except TimeoutError:
-            response = Failure(ControlTimeout(f"the node did not finish {request.op!r} within {request.timeout_s:g} s"))
+            response = Failure(RequestTimeout(f"the node did not finish {request.op!r} within {request.timeout_s:g} s"))
         except Exception as error:  # noqa: BLE001 - a bug in one command must be told to its user, not end the node
             _log.exception("control request failed", op=request.op)
             response = Failure(ControlError(f"{request.op!r} failed inside the node: {error!r}", changed=True))
@@ -249,7 +248,7 @@ def _listening_socket(path: Path) -> socket.socket:
         path.chmod(0o600)
         listening.listen(CLIENTS_MAX)
         listening.setblocking(False)
-    except BaseException:
+    except BaseException:  # whatever it is goes on to the caller; only the descriptor must not stay
         listening.close()
         raise
     return listening

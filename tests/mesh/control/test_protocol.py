@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from mesh import errors
 from mesh.control.protocol import (
     LINE_BYTES_MAX,
-    ControlTimeout,
     End,
     Failure,
     Item,
@@ -70,7 +69,7 @@ def test_every_error_crosses(name: str) -> None:
 
 def test_errors_with_more_than_a_message_are_documented_without_it() -> None:
     """Extra attributes stay on their side; message and hint say what people need."""
-    for error in (PeerRefused("no", code=4403), RemoteError("raised", kind="ValueError"), ControlTimeout("late")):
+    for error in (PeerRefused("no", code=4403), RemoteError("raised", kind="ValueError")):
         assert error_from_document(error_document(error)).message == error.message
 
 
