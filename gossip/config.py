@@ -47,6 +47,26 @@ class GossipConfig:
         broadcast_window: How many sequence numbers back a broadcast is still told from a duplicate.
         broadcast_origins_max: Bound of the origins whose windows are kept; the longest silent goes first.
         broadcast_origin_s: How long a silent origin's window is kept.
+        plumtree_flush_s: How long announcements to lazy peers are collected.  A small part of one link's latency.
+        plumtree_ihave_timeout_s: How long after its first announcement a broadcast may still come by the tree before
+            it is fetched.  About twice the latency of a slow link: shorter repairs sooner and costs redundancy.
+        plumtree_graft_timeout_s: How long until the next announcer is asked.  At least a usual round trip, and not
+            above ``plumtree_ihave_timeout_s``.
+        plumtree_optimise_hops: A lazy peer takes the place of the tree's link if it would have saved so many hops.
+            Lower makes trees shallower, and costs redundancy where many nodes broadcast.
+        plumtree_prune_interval_s: At most one PRUNE a peer in this time; above a round trip.
+        plumtree_sync_interval_s: How often, while there is something to compare, a random neighbour is told what we
+            have.  Bounds how long a broadcast that the tree lost stays lost.
+        plumtree_sync_grace_s: What arrived less long ago is not offered by a sync: the tree is about to bring it.
+            Above ``plumtree_ihave_timeout_s``.
+        plumtree_age_s: How old a broadcast may be to be passed on, fetched or delivered, and how long payloads are
+            kept for that.  Longer than the time to detect a failure and mend the overlay.
+        plumtree_history_s: How long before its own start a node still wants broadcasts; 0: only what came after it.
+        plumtree_cache_count_max: Bound of the payloads kept; the oldest goes first.
+        plumtree_cache_bytes_max: The same in bytes; at least one payload.
+        plumtree_missing_max: Bound of the announced broadcasts that are waited for.
+        plumtree_ihave_ids_max: Announcements taken from one peer in a second; the rest is left to the sync.
+        plumtree_repair_bytes_max: Payload bytes sent to one peer's requests in a second; at least one payload.
     """
 
     heartbeat_interval_s: float = 1.0
@@ -77,6 +97,20 @@ class GossipConfig:
     broadcast_window: int = 4096
     broadcast_origins_max: int = 20_000
     broadcast_origin_s: float = 3600.0
+    plumtree_flush_s: float = 0.005
+    plumtree_ihave_timeout_s: float = 0.08
+    plumtree_graft_timeout_s: float = 0.04
+    plumtree_optimise_hops: int = 7
+    plumtree_prune_interval_s: float = 0.5
+    plumtree_sync_interval_s: float = 1.0
+    plumtree_sync_grace_s: float = 0.25
+    plumtree_age_s: float = 30.0
+    plumtree_history_s: float = 0.0
+    plumtree_cache_count_max: int = 4096
+    plumtree_cache_bytes_max: int = 16 * 1024 * 1024
+    plumtree_missing_max: int = 4096
+    plumtree_ihave_ids_max: int = 5000
+    plumtree_repair_bytes_max: int = 8 * 1024 * 1024
 
     def __post_init__(self) -> None:
         """Refuse values that contradict each other.

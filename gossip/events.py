@@ -145,6 +145,27 @@ class BroadcastRequested:
     ttl: int
 
 
+@dataclass(frozen=True, slots=True)
+class NeighborUp:
+    """Between cores only: the overlay took ``peer``, to which there is a link, into its active view."""
+
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class NeighborDown:
+    """Between cores only: ``peer`` left the active view, by loss of its link or by choice."""
+
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class SendDropped:
+    """The shell could not queue ``send``: there is no link, or its queue is full."""
+
+    send: Send
+
+
 Event = (
     Started
     | LinkOpened
@@ -159,6 +180,9 @@ Event = (
     | Stalled
     | Doubted
     | BroadcastRequested
+    | NeighborUp
+    | NeighborDown
+    | SendDropped
 )
 
 # --- effects --------------------------------------------------------------------------------------------------
@@ -242,6 +266,16 @@ class Deliver:
 
 
 @dataclass(frozen=True, slots=True)
+class Missed:
+    """Tell the layer above: broadcasts ``first`` to ``last`` of ``origin``'s life can no longer be had."""
+
+    origin: NodeId
+    life: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
 class Superseded:
     """Tell the layer above: this process's life is over in the eyes of the network, and it must stop.
 
@@ -253,4 +287,18 @@ class Superseded:
     why: str
 
 
-Effect = Persist | Send | SetTimer | Dial | Unlink | Doubt | MemberChanged | MemberForgotten | Deliver | Superseded
+Effect = (
+    Persist
+    | Send
+    | SetTimer
+    | Dial
+    | Unlink
+    | Doubt
+    | NeighborUp
+    | NeighborDown
+    | MemberChanged
+    | MemberForgotten
+    | Deliver
+    | Missed
+    | Superseded
+)
