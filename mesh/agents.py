@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from transport.tasks import TaskScope
 
 from .errors import AgentError
-from .messaging.body import F_FLAGS, F_SEQUENCE, FLAG_ACK, REFUSED_STOPPED, Message
+from .messaging.body import F_FLAGS, F_SEQUENCE, F_TYPE, FLAG_ACK, REFUSED_STOPPED, Message
 from .messaging.channel import IncomingFlow
 from .types import AgentInfo, AgentMessage, MessageType
 
@@ -35,6 +35,11 @@ BROADCASTS_WAITING_MAX: Final = 10_000
 
 # How long a worker may go on without giving way to the rest of the node, seconds.
 TURN_S: Final = 0.005
+
+# How many messages it handles between two looks at the clock.
+TURN_MESSAGES: Final = 16
+
+_QUERY: Final = int(MessageType.QUERY)
 
 # The same for a reader of an inbox, in messages.
 READ_MAX: Final = 256
@@ -143,25 +148,28 @@ class LocalAgent:
 
     async def _work(self) -> None:
         self._starting = False
-        assert self._handler is not None
+        handler, taken = self._handler, self._taken
+        assert handler is not None
         now = asyncio.get_running_loop().time
         turn_ends = now() + TURN_S
+        looks_at = self.handled + TURN_MESSAGES
         try:
             while self._waiting_lanes:
                 key = self._waiting_lanes.popleft()
                 lane = self._lanes[key]
                 while lane:
                     delivery = lane.popleft()
-                    self._taken(delivery)
+                    taken(delivery)
                     room = None
                     try:
                         # The first step by hand: most handlers are done with it.  We are inside the worker's task,
                         # so cancellation, timeouts and context variables behave as with a plain ``await``.
-                        steps = self._handler(delivery.message).__await__()
+                        steps = handler(delivery.message).__await__()
                         yielded = next(steps)
                     except StopIteration as stop:
                         self.handled += 1
-                        room = self._outcomes.handler_returned(delivery, stop.value)
+                        if delivery.raw[F_TYPE] == _QUERY:
+                            room = self._outcomes.handler_returned(delivery, stop.value)
                     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - an application's code
                         # Nobody cancels a running worker, so a CancelledError is the handler's own: say, of a task
                         # that it awaited.
@@ -173,11 +181,13 @@ class LocalAgent:
                         await room
                     # Handlers that never suspend would keep the loop from everybody else, and a sender that never
                     # pauses would keep the worker from other senders.
-                    if now() > turn_ends:
-                        await asyncio.sleep(0)
-                        turn_ends = now() + TURN_S
-                        if self._waiting_lanes:
-                            break
+                    if self.handled >= looks_at:
+                        looks_at = self.handled + TURN_MESSAGES
+                        if now() > turn_ends:
+                            await asyncio.sleep(0)
+                            turn_ends = now() + TURN_S
+                            if self._waiting_lanes:
+                                break
                 if lane:
                     self._waiting_lanes.append(key)
                 else:
@@ -219,7 +229,10 @@ class LocalAgent:
         if flow is None:
             self._broadcasts_waiting -= 1
             return
-        flow.taken(delivery.cost)
+        window = flow.window
+        window.consumed_bytes += delivery.cost
+        if window.consumed_bytes >= window.tell_at_bytes:
+            flow.channel.owe_credit(flow)
         raw = delivery.raw
         if raw[F_FLAGS] & FLAG_ACK and self._handler is not None:
             flow.channel.owe_delivered(raw[F_SEQUENCE])

@@ -294,9 +294,14 @@ class AgentNetworkManager:
         if headers:
             self._check_headers(headers, payload)
         parcel = Parcel(to_agent, from_agent, MessageType.COMMAND, payload, priority, ttl, 0, headers)
-        return await self._runtime.courier.send(
-            parcel, ack=ack, timeout_s=self._timeout_s if timeout is None else timeout
-        )
+        courier = self._runtime.courier
+        if not ack:
+            receipt = courier.try_send(parcel)
+            if receipt is not None:
+                if courier.burst_is_over:
+                    await asyncio.sleep(0)
+                return receipt
+        return await courier.send(parcel, ack=ack, timeout_s=self._timeout_s if timeout is None else timeout)
 
     async def send_message(self, message: AgentMessage, *, ack: bool = False, timeout: float | None = None) -> Receipt:
         """Send a message with every field given.  A ``to_agent`` of ``None`` broadcasts it.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from transport.types import Priority
 
@@ -130,9 +131,10 @@ class AgentNode:
     incarnation: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What became of a message that was sent.
+
+    A named tuple, because one is made for every message.
 
     Attributes:
         message_id: The id it was given.

@@ -13,17 +13,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
 from transport.errors import LinkClosed, LocalProtocolError, RemoteProtocolError
 from transport.link import CloseReason, Link, SendOutcome
+from transport.logs import get_logger
 from transport.types import Lane, Priority
 from transport.wire import ARRAY_ITEMS_MAX, Envelope, Kind
 
 from .body import F_HEADERS, F_PAYLOAD, OVERHEAD_BYTES, Acks, Message, encode_acks, encode_batch, extras_weight
 from .flow import ReceiveWindow, SendWindow
 
-log = structlog.get_logger("mesh.messaging")
+log = get_logger("mesh.messaging")
 
 # A body is sealed and handed to the link when it holds this much: enough to make what a frame costs negligible
 # (measured: 85 % of the best rate at 32 messages a frame), small enough that an urgent message behind it waits
@@ -94,6 +93,8 @@ class Channel:
         # workers wait, and beyond that by STUCK_BYTES_MAX.
         self._stuck: deque[tuple[Envelope, Lane]] = deque()
         self._stuck_bytes = 0
+        # Whether the link has no room: senders should wait.
+        self.is_congested = False
         self._windows: dict[int, SendWindow] = {}
         self._credit_waiters: dict[int, list[asyncio.Future[None]]] = {}
         self._room_waiters: list[asyncio.Future[None]] = []
@@ -117,11 +118,6 @@ class Channel:
         if window is None:
             window = self._windows[agent_id] = SendWindow()
         return window
-
-    @property
-    def is_congested(self) -> bool:
-        """Whether the link has no room: senders should wait."""
-        return len(self._stuck) > 0
 
     def post(self, message: Message, priority: Priority, ttl: int) -> int:
         """Add a message to the body that is being filled; it leaves with the next flush at the latest.
@@ -192,6 +188,7 @@ class Channel:
 
     def _hold_back(self, envelope: Envelope, lane: Lane) -> None:
         self._stuck.append((envelope, lane))
+        self.is_congested = True
         self._stuck_bytes += len(envelope.body)
         if self._stuck_bytes > STUCK_BYTES_MAX and self.link.is_open:
             self.link.close(CloseReason.OVERLOADED, "too much waits for a peer that does not read")
@@ -209,6 +206,7 @@ class Channel:
                 return
             self._stuck.popleft()
             self._stuck_bytes -= len(envelope.body)
+        self.is_congested = False
         _wake(self._room_waiters)
 
     # --- waiting ------------------------------------------------------------------------------------------------
@@ -315,6 +313,7 @@ class Channel:
         self.is_open = False
         self._stuck.clear()
         self._stuck_bytes = 0
+        self.is_congested = False
         self._open_bodies = [None] * len(Priority)
         for waiters in self._credit_waiters.values():
             _wake(waiters)

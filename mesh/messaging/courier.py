@@ -72,6 +72,9 @@ log = get_logger("mesh.messaging")
 # bodies that it fills leave while it fills the next.
 BURST_BYTES: Final = 128 * 1024
 
+# What a named tuple's own constructor calls in the end; half its price, for every message.
+_new_tuple: Final = tuple.__new__
+
 _RESPONSE: Final = int(MessageType.RESPONSE)
 _QUERY: Final = int(MessageType.QUERY)
 
@@ -112,7 +115,8 @@ class Route:
     @property
     def is_clear(self) -> bool:
         """Whether a message could be posted this instant."""
-        return self.window.is_open and not self.channel.is_congested
+        window = self.window
+        return window.sent_bytes < window.limit_bytes and not self.channel.is_congested
 
 
 class _Call:
@@ -227,14 +231,34 @@ class Courier:
         route = self._routes.get(parcel.to_agent)
         if route is None or not route.is_clear:
             route, timeout_s = await self._wait_route(parcel.to_agent, timeout_s)
-        sequence = self._next_sequence()
         if ack:
-            return await self._send_acked(route, parcel, sequence, timeout_s)
-        self._post(route, parcel, sequence, 0)
-        if self._burst_bytes >= BURST_BYTES:
-            self._burst_bytes = 0
-            await asyncio.sleep(0)
-        return Receipt(f"{self._id_prefix}{sequence:x}", DeliveryStatus.SENT, route.channel.node_id)
+            return await self._send_acked(route, parcel, self._next_sequence(), timeout_s)
+        return self._send_now(route, parcel)
+
+    def try_send(self, parcel: Parcel) -> Receipt | None:
+        """Send one message if that needs no waiting; ``None``: nothing was sent, use :meth:`send`.
+
+        The path that every message takes under load.  After calling this, give way to the loop when
+        :attr:`burst_is_over`.
+        """
+        route = self._routes.get(parcel.to_agent)
+        if route is None or not route.is_clear:
+            return None
+        return self._send_now(route, parcel)
+
+    @property
+    def burst_is_over(self) -> bool:
+        """Whether so much was sent in this turn of the loop that others should come up."""
+        return self._burst_bytes >= BURST_BYTES
+
+    def _send_now(self, route: Route, parcel: Parcel) -> Receipt:
+        self._sequence = sequence = self._sequence + 1
+        channel = route.channel
+        now_ms = self._now_ms() if parcel.timestamp_ms else 0
+        cost = channel.post(parcel.message(sequence, 0, now_ms), parcel.priority, parcel.ttl)
+        route.window.sent_bytes += cost
+        self._burst_bytes += cost
+        return _new_tuple(Receipt, (f"{self._id_prefix}{sequence:x}", DeliveryStatus.SENT, channel.node_id, 1))
 
     async def _send_acked(self, route: Route, parcel: Parcel, sequence: int, timeout_s: float) -> Receipt:
         loop = asyncio.get_running_loop()
@@ -469,7 +493,8 @@ class Courier:
             if agent is None:
                 self._refuse(flow, message, cost)
             else:
-                agent.deliver(Delivery(to_agent_message(message, batch, origin, ttl, prefix), message, flow, cost))
+                seen = to_agent_message(message, batch, origin, ttl, prefix)
+                agent.deliver(_new_tuple(Delivery, (seen, message, flow, cost)))
 
     def _refuse(self, flow: IncomingFlow, message: Message, cost: int) -> None:
         """Nobody here has that agent id: say so to whoever waits to hear."""

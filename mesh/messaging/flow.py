@@ -50,14 +50,14 @@ class ReceiveWindow:
         window_bytes: How far ahead of the agent the sender may be once it has been told.
     """
 
-    __slots__ = ("_tell_at_bytes", "consumed_bytes", "limit_bytes", "received_bytes", "window_bytes")
+    __slots__ = ("tell_at_bytes", "consumed_bytes", "limit_bytes", "received_bytes", "window_bytes")
 
     def __init__(self, window_bytes: int) -> None:
         self.window_bytes = max(window_bytes, INITIAL_WINDOW_BYTES)
         self.limit_bytes = INITIAL_WINDOW_BYTES
         self.received_bytes = 0
         self.consumed_bytes = 0
-        self._tell_at_bytes = self._next_tell()
+        self.tell_at_bytes = self._next_tell()
 
     def _next_tell(self) -> int:
         return self.limit_bytes - self.window_bytes + self.window_bytes // 4
@@ -84,10 +84,10 @@ class ReceiveWindow:
         steady sender never stops.
         """
         self.consumed_bytes += size_bytes
-        return self.consumed_bytes >= self._tell_at_bytes
+        return self.consumed_bytes >= self.tell_at_bytes
 
     def grant(self) -> int:
         """Promise a full window ahead of what was consumed, and return the new limit."""
         self.limit_bytes = max(self.limit_bytes, self.consumed_bytes + self.window_bytes)
-        self._tell_at_bytes = self._next_tell()
+        self.tell_at_bytes = self._next_tell()
         return self.limit_bytes
