@@ -10,6 +10,11 @@ what SWIM over UDP detects in nine.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
+
+#: Hops of a random walk, and nodes that one shuffle tells of, that a peer may ask us to handle.
+WALK_MAX: Final = 16
+SHUFFLE_MAX: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,27 @@ class GossipConfig:
         candidate_s: How long a node that discovery saw but nobody could link to is tried.
         dead_retention_s: How long a dead or departed member stays visible.
         tombstone_s: How long after that its incarnation is remembered, so that old news cannot raise it.
+        active_view: How many neighbours a node looks for.  With that many, random graphs of any size we meet hold
+            together under 80 % losses; each one more costs its heartbeats.
+        active_view_min: With fewer, a node looks for more at once, and may ask with priority.
+        active_view_max: How many it accepts before one has to go.  A network of up to ``active_view_max`` + 1 nodes
+            is a full mesh.
+        passive_view: How many further nodes are kept in mind as replacements; with N nodes at least 4 log2 N.
+        active_walk: Hops of a join's and a shuffle's random walk (HyParView's ARWL); about log6 of the largest N.
+        passive_walk: With how many hops left a walk leaves the newcomer in a passive view (PRWL).
+        join_walks: How many walks a contact starts for a newcomer; with the contact itself and what the newcomer
+            asks for on its own they fill an active view.
+        shuffle_interval_s_min: The first shuffle; each next one after twice the time, because views are cold then.
+        shuffle_interval_s_max: Where the doubling ends.
+        shuffle_active: How many neighbours a shuffle tells of.
+        shuffle_passive: How many of the passive view.
+        neighbor_timeout_s: How long a neighbour may take to answer a request; above a round trip and a pause.
+        repair_dials: How many dials at once replace lost neighbours.  A dial that takes longer than a second no longer
+            counts, up to four times as many: after a mass failure most of them lead nowhere.
+        optimize_interval_s: How often a node tries to replace its furthest neighbour by a nearer one.
+        optimize_gain: Only by one whose round trip is below this share of the furthest's.
+        random_neighbors: How many neighbours stay random; those keep the network one.
+        idle_link_s: A link outside the active view that nobody used for so long is closed.
         links_max: No dial when so many links are open.
         members_max: Bound of the table, of the tombstones and of the dial candidates, in nodes each.
         dead_max: Bound of visible dead and departed members; the oldest is forgotten first.
@@ -66,6 +92,9 @@ class GossipConfig:
         plumtree_cache_bytes_max: The same in bytes; at least one payload.
         plumtree_missing_max: Bound of the announced broadcasts that are waited for.
         plumtree_ihave_ids_max: Announcements taken from one peer in a second; the rest is left to the sync.
+        plumtree_syncs_max: Syncs taken from one peer in a second; above ``1 / plumtree_sync_interval_s`` and its answers.
+        plumtree_link_bytes_per_s: What even a slow link carries: waiting for a large payload takes longer by its size
+            over this, so that it is not fetched twice while it is under way.
         plumtree_repair_bytes_max: Payload bytes sent to one peer's requests in a second; at least one payload.
     """
 
@@ -86,6 +115,23 @@ class GossipConfig:
     candidate_s: float = 600.0
     dead_retention_s: float = 3600.0
     tombstone_s: float = 86_400.0
+    active_view: int = 6
+    active_view_min: int = 5
+    active_view_max: int = 8
+    passive_view: int = 30
+    active_walk: int = 6
+    passive_walk: int = 3
+    join_walks: int = 4
+    shuffle_interval_s_min: float = 1.0
+    shuffle_interval_s_max: float = 60.0
+    shuffle_active: int = 3
+    shuffle_passive: int = 4
+    neighbor_timeout_s: float = 2.0
+    repair_dials: int = 4
+    optimize_interval_s: float = 60.0
+    optimize_gain: float = 0.7
+    random_neighbors: int = 3
+    idle_link_s: float = 30.0
     links_max: int = 256
     members_max: int = 20_000
     dead_max: int = 4096
@@ -110,6 +156,8 @@ class GossipConfig:
     plumtree_cache_bytes_max: int = 16 * 1024 * 1024
     plumtree_missing_max: int = 4096
     plumtree_ihave_ids_max: int = 5000
+    plumtree_syncs_max: int = 8
+    plumtree_link_bytes_per_s: float = 4 * 1024 * 1024
     plumtree_repair_bytes_max: int = 8 * 1024 * 1024
 
     def __post_init__(self) -> None:
@@ -124,6 +172,14 @@ class GossipConfig:
             "dial_backoff_s_min",
             "heal_interval_s",
             "forward_fanout",
+            "active_view_min",
+            "passive_view",
+            "active_walk",
+            "shuffle_interval_s_min",
+            "neighbor_timeout_s",
+            "repair_dials",
+            "optimize_interval_s",
+            "idle_link_s",
             "links_max",
             "members_max",
             "broadcast_window",
@@ -136,6 +192,14 @@ class GossipConfig:
             raise ValueError("suspicion_refused_s must not exceed suspicion_s")
         if self.dial_backoff_s_max < self.dial_backoff_s_min:
             raise ValueError("dial_backoff_s_max must not be below dial_backoff_s_min")
+        if not self.active_view_min <= self.active_view <= self.active_view_max:
+            raise ValueError("active_view must be from active_view_min to active_view_max")
+        if not 0 <= self.passive_walk <= self.active_walk <= WALK_MAX:
+            raise ValueError(f"active_walk must be from passive_walk to {WALK_MAX}")
+        if self.shuffle_interval_s_max < self.shuffle_interval_s_min:
+            raise ValueError("shuffle_interval_s_max must not be below shuffle_interval_s_min")
+        if self.shuffle_active + self.shuffle_passive > SHUFFLE_MAX:
+            raise ValueError(f"shuffle_active and shuffle_passive must not exceed {SHUFFLE_MAX} together")
         if self.sync_body_bytes_max < self.meta_bytes_max:
             raise ValueError("sync_body_bytes_max must not be below meta_bytes_max")
 
@@ -162,4 +226,5 @@ class GossipConfig:
             dial_backoff_s_min=1.0,
             dial_backoff_s_max=60.0,
             heal_interval_s=15.0,
+            neighbor_timeout_s=5.0,
         )

@@ -160,6 +160,34 @@ class NeighborDown:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkWanted:
+    """The layer above has something for ``peer``: link to it if there is no link.
+
+    ``LinkOpened`` or ``DialFailed`` follows, unless ``peer`` cannot be dialled or failed just now.
+    """
+
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUsed:
+    """The link to ``peer`` carried something other than gossip.
+
+    The shell says so at most once per quarter of ``idle_link_s`` and link, not per message.
+    """
+
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class RttMeasured:
+    """A round trip to ``peer`` took, or by its coordinates would take, ``rtt_s``."""
+
+    peer: NodeId
+    rtt_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class SendDropped:
     """The shell could not queue ``send``: there is no link, or its queue is full."""
 
@@ -182,6 +210,9 @@ Event = (
     | BroadcastRequested
     | NeighborUp
     | NeighborDown
+    | LinkWanted
+    | LinkUsed
+    | RttMeasured
     | SendDropped
 )
 
@@ -227,10 +258,11 @@ class Dial:
 
 @dataclass(frozen=True, slots=True)
 class Unlink:
-    """Close the link to ``peer``: it is not needed, or it is not who it should be."""
+    """Close the link to ``peer``: it is not who it should be, or (``idle``) nobody needs it at the moment."""
 
     peer: NodeId
     why: str
+    idle: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +295,18 @@ class Deliver:
     origin_incarnation: int
     sequence: int
     payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Originated:
+    """Tell the caller what became of its broadcast: sent at once to ``pushed``, announced to ``announced`` first.
+
+    What the shell cannot queue (it says :class:`SendDropped`) is announced to that peer instead.
+    """
+
+    sequence: int
+    pushed: tuple[NodeId, ...]
+    announced: tuple[NodeId, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +343,7 @@ Effect = (
     | MemberChanged
     | MemberForgotten
     | Deliver
+    | Originated
     | Missed
     | Superseded
 )

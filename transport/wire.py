@@ -79,6 +79,8 @@ class Kind(enum.IntEnum):
     ACCEPT = 4
     MEMBERSHIP = 16
     BROADCAST = 17
+    OVERLAY = 18
+    PROBE = 19
     MESSAGES = 32
     ACKS = 33
     RENEWAL = 48

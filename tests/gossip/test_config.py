@@ -20,6 +20,11 @@ def test_presets_detect_slower_than_they_beat(preset: GossipConfig) -> None:
         ({"suspicion_refused_s": 3}, "suspicion_refused_s"),
         ({"dial_backoff_s_max": 0.1}, "dial_backoff_s_max"),
         ({"sync_body_bytes_max": 1000}, "sync_body_bytes_max"),
+        ({"active_view": 4}, "active_view"),
+        ({"active_walk": 2}, "active_walk"),
+        ({"active_walk": 17}, "active_walk"),
+        ({"shuffle_interval_s_max": 0.5}, "shuffle_interval_s_max"),
+        ({"shuffle_passive": 30}, "shuffle_passive"),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(change: dict[str, float], names: str) -> None:
