@@ -70,16 +70,16 @@ async def test_neighbours_find_each_other_and_a_closed_one_is_gone(tree: Path) -
         b"[]",
         b"{}",
         b'{"node_id": "c", "pid": "x", "authority": "aa", "addresses": ["127.0.0.1:1"]}',
-        b'{"node_id": "C!", "pid": %d, "authority": "aa", "addresses": ["127.0.0.1:1"]}' % os.getpid(),
-        b'{"node_id": "c", "pid": %d, "authority": "aa", "addresses": ["http://x"]}' % os.getpid(),
-        b'{"node_id": "c", "pid": %d, "authority": "aa", "addresses": []}' % os.getpid(),
-        b'{"node_id": "c", "pid": %d, "authority": "bb", "addresses": ["127.0.0.1:1"]}' % os.getpid(),
+        b'{"node_id": "C!", "pid": OWN, "authority": "aa", "addresses": ["127.0.0.1:1"]}',
+        b'{"node_id": "c", "pid": OWN, "authority": "aa", "addresses": ["http://x"]}',
+        b'{"node_id": "c", "pid": OWN, "authority": "aa", "addresses": []}',
+        b'{"node_id": "c", "pid": OWN, "authority": "bb", "addresses": ["127.0.0.1:1"]}',
         b'{"node_id": "c", "pid": 4194999, "authority": "aa", "addresses": ["127.0.0.1:1"]}',
     ],
 )
 async def test_unusable_files_are_passed_over(tree: Path, content: bytes) -> None:
     """Damaged files, other networks' and those of dead processes are ignored; the good neighbour is found."""
-    (tree / "c" / "address").write_bytes(content)
+    (tree / "c" / "address").write_bytes(content.replace(b"OWN", str(os.getpid()).encode()))
     good = {"node_id": "b", "pid": os.getpid(), "authority": "aa", "addresses": ["127.0.0.1:7002"]}
     (tree / "b" / "address").write_text(json.dumps(good))
     sink = Sink()
