@@ -152,7 +152,7 @@ class LocalAgent:
         assert handler is not None
         now = asyncio.get_running_loop().time
         turn_ends = now() + TURN_S
-        looks_at = self.handled + TURN_MESSAGES
+        left = TURN_MESSAGES
         try:
             while self._waiting_lanes:
                 key = self._waiting_lanes.popleft()
@@ -181,8 +181,9 @@ class LocalAgent:
                         await room
                     # Handlers that never suspend would keep the loop from everybody else, and a sender that never
                     # pauses would keep the worker from other senders.
-                    if self.handled >= looks_at:
-                        looks_at = self.handled + TURN_MESSAGES
+                    left -= 1
+                    if left <= 0:
+                        left = TURN_MESSAGES
                         if now() > turn_ends:
                             await asyncio.sleep(0)
                             turn_ends = now() + TURN_S

@@ -233,7 +233,10 @@ class Courier:
             route, timeout_s = await self._wait_route(parcel.to_agent, timeout_s)
         if ack:
             return await self._send_acked(route, parcel, self._next_sequence(), timeout_s)
-        return self._send_now(route, parcel)
+        receipt = self._send_now(route, parcel)
+        if self.burst_is_over:
+            await asyncio.sleep(0)
+        return receipt
 
     def try_send(self, parcel: Parcel) -> Receipt | None:
         """Send one message if that needs no waiting; ``None``: nothing was sent, use :meth:`send`.

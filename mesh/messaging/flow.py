@@ -50,7 +50,7 @@ class ReceiveWindow:
         window_bytes: How far ahead of the agent the sender may be once it has been told.
     """
 
-    __slots__ = ("tell_at_bytes", "consumed_bytes", "limit_bytes", "received_bytes", "window_bytes")
+    __slots__ = ("consumed_bytes", "limit_bytes", "received_bytes", "tell_at_bytes", "window_bytes")
 
     def __init__(self, window_bytes: int) -> None:
         self.window_bytes = max(window_bytes, INITIAL_WINDOW_BYTES)
