@@ -13,25 +13,35 @@ Findings are written to ``tests/fuzz/corpus/<target>/`` so that the next test ru
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import random
 import re
 import sys
 import time
 import tracemalloc
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+from fuzz_stateful import COURIER_SEEDS, GOSSIP_SEEDS, SESSION_SEEDS, live_courier, live_gossip, live_session
 
 from gossip import codec
 from gossip.config import GossipConfig
+from gossip.discovery import txt
+from gossip.discovery.base import Announcement
 from gossip.events import Member, MemberState
 from mesh.messaging.body import Acks, decode_acks, decode_batch, encode_acks, encode_batch
 from mesh.profile import NodeProfile, decode_profile, encode_profile
 from mesh.types import AgentInfo, Priority
 from transport import session, wire
 from transport.config import LinkConfig
-from transport.errors import RemoteProtocolError
+from transport.errors import MeshError, RemoteProtocolError
+from transport.identity import certificates, enrolment_messages, keys
+from transport.identity.invites import Token, new_token
+from transport.identity.names import node_subject
 from transport.types import Address, network_name, node_id
 
 CORPUS = Path(__file__).parent / "fuzz" / "corpus"
@@ -105,6 +115,88 @@ def _membership(data: bytes) -> object:
     return type(body).__name__
 
 
+# --- identity: what strangers may send before anybody knows who they are ------------------------------------------
+
+_NOW = datetime(2026, 1, 1, tzinfo=UTC)
+_AUTHORITY_KEY, _LEAF_KEY = keys.new_tls_key(), keys.new_tls_key()
+_AUTHORITY = certificates.build_authority(
+    _AUTHORITY_KEY, organisation="peermesh", name="fuzz", not_before=_NOW, not_after=_NOW + timedelta(days=9)
+)
+_LEAF = certificates.build_leaf(
+    _LEAF_KEY.public_key(),
+    node_subject(network_name("fuzz"), node_id("there")),
+    authority=_AUTHORITY,
+    authority_key=_AUTHORITY_KEY,
+    not_before=_NOW,
+    not_after=_NOW + timedelta(days=9),
+)
+_REQUEST = certificates.build_request(_LEAF_KEY, node_subject(network_name("fuzz"), node_id("there")))
+_TOKEN = new_token(
+    network_name("fuzz"), _AUTHORITY, [Address("10.0.0.1", 7946)], now=_NOW, ttl=timedelta(minutes=10)
+).encode()
+_TXT = txt.encode(
+    Announcement(
+        network_name("fuzz"),
+        node_id("there"),
+        1 << 16,
+        7946,
+        (Address("10.0.0.1", 7946), Address("far.example", 1)),
+        "a" * 64,
+    )
+)
+
+
+def _typed(read: Callable[[bytes], object]) -> Callable[[bytes], object]:
+    """Count any error of ours as a refusal: here the culprit is told by its own type."""
+
+    def refusing(data: bytes) -> object:
+        try:
+            return read(data)
+        except RemoteProtocolError:
+            raise
+        except (MeshError, txt.BadAnnouncement) as error:
+            raise RemoteProtocolError(f"{type(error).__name__} {error}") from error
+
+    return refusing
+
+
+def _certificate(data: bytes) -> object:
+    """A peer's certificate: what is accepted names a node, whatever was changed in it."""
+    with warnings.catch_warnings():
+        # `cryptography` says of some fields that it will refuse them one day; then that is a refusal like others.
+        warnings.simplefilter("ignore")
+        certificates.claimed_subject(data)
+        node = certificates.verify_peer(data, authority=_AUTHORITY, network=network_name("fuzz"), now=_NOW)
+    assert node == "there", f"an altered certificate passed as {node!r}"
+    return node
+
+
+def _request(data: bytes) -> object:
+    """A signing request inside an enrolment message."""
+    subject, _ = certificates.read_request(enrolment_messages.decode_request(data))
+    return subject.role
+
+
+def _txt(data: bytes) -> object:
+    """TXT properties as ``key=value`` separated by NUL."""
+    pairs = (part.partition(b"=") for part in data.split(b"\0")[:64])
+    claim = txt.decode({key: value if equals else None for key, equals, value in pairs}, 7946)
+    return len(txt.dialable(claim, ["10.0.0.2"], loopback=False))
+
+
+def _token(data: bytes) -> object:
+    """A token's bytes under a right checksum, so that mutation gets behind it, and as they are."""
+    body = data[4:] if data[:4] == b"pm1." else data
+    checksum = hashlib.sha256(b"pm1." + body).digest()[:4]
+    text = "pm1." + base64.urlsafe_b64encode(body + checksum).decode().rstrip("=")
+    return len(Token.decode(text).addresses)
+
+
+def _token_body() -> bytes:
+    text = _TOKEN.removeprefix("pm1.")
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))[:-4]
+
+
 _AGENT = AgentInfo(7, "there", ("summarize",), "name", ("gpu",), "1.2", {"zone": "eu"})
 _MESSAGES = [[1, 1, 42, 7, 8, b"payload", 0], [2, 2, 42, 7, 8, b"", 5, 9, {"k": "v"}, "group"]]
 
@@ -150,6 +242,14 @@ TARGETS: dict[str, Target] = {
     "acks": Target(
         lambda data: len(decode_acks(data).delivered), (encode_acks(Acks([(7, 1000)], [(1, 5), (9, 2)], [(6, 1)])),)
     ),
+    "live_session": Target(live_session, SESSION_SEEDS),
+    "live_gossip": Target(live_gossip, GOSSIP_SEEDS),
+    "live_courier": Target(live_courier, COURIER_SEEDS),
+    "certificate": Target(_typed(_certificate), (certificates.der(_LEAF),)),
+    "request": Target(_typed(_request), (enrolment_messages.encode_request(_REQUEST),)),
+    "answer": Target(_typed(enrolment_messages.decode_answer), (enrolment_messages.encode_answer(b"chain"),)),
+    "token": Target(_typed(_token), (_token_body(),)),
+    "txt": Target(_typed(_txt), ("\0".join(f"{key}={value}" for key, value in _TXT.items()).encode(),)),
     "profile": Target(
         lambda data: len(decode_profile(data, "there").agents),
         (encode_profile(NodeProfile(maintenance=True, metadata={"rack": "1"}, agents=(_AGENT,), can_issue=True)),),
