@@ -515,7 +515,7 @@ async def test_a_query_can_be_answered_by_hand() -> None:
 # --- all of it --------------------------------------------------------------------------------------------------
 
 
-async def _storm(seed: int, messages: int) -> None:
+async def _check_storm(seed: int, messages: int) -> None:
     """Several nodes send at random to slow and fast agents over links that stall; nothing is lost or doubled."""
     rng = random.Random(seed)
     seen: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -580,12 +580,10 @@ async def _storm(seed: int, messages: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 async def test_in_a_storm_nothing_is_lost_or_doubled(seed: int) -> None:
     """2,000 messages over stalling links to agents of every temper arrive once each and in order."""
-    await _storm(seed, 2_000)
-    assert True
+    await _check_storm(seed, 2_000)
 
 
 @given(st.integers(0, 2**32))
 def test_in_any_storm_nothing_is_lost_or_doubled(seed: int) -> None:
     """The same, shorter, for many worlds."""
-    asyncio.run(_storm(seed, 80))
-    assert True
+    asyncio.run(_check_storm(seed, 80))
