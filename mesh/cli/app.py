@@ -2,20 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Final
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Final
 
 import typer
+from typer.core import TyperGroup
 
 from . import messages, network, work
 from .up import up
+
+if TYPE_CHECKING:
+    from typer import _click
 
 _EPILOG: Final = (
     "Exit codes: 0 ok, 1 failed, 2 usage, 3 no such node or network, 4 not authorised, 5 timed out. "
     "Every command has --json: one document on stdout, logs on stderr."
 )
 
+#: Packages above this one, and other distributions, add commands here: an entry point's name is the command's, its
+#: object the command's function or a Typer with sub-commands.
+COMMANDS_GROUP: Final = "peermesh.commands"
+
+
+class _Commands(TyperGroup):
+    """Our own commands, then those that entry points add; looking for them costs nothing until one is needed."""
+
+    def list_commands(self, ctx: _click.Context) -> list[str]:
+        """All names, for help."""
+        own = super().list_commands(ctx)
+        return [*own, *(name for name in sorted(_added()) if name not in own)]
+
+    def get_command(self, ctx: _click.Context, cmd_name: str) -> _click.Command | None:
+        """The command of that name; ours win."""
+        own = super().get_command(ctx, cmd_name)
+        if own is not None or (added := _added().get(cmd_name)) is None:
+            return own
+        found = added.load()
+        single = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=self.rich_markup_mode)
+        if isinstance(found, typer.Typer):
+            single = found
+        else:
+            single.command(cmd_name, rich_help_panel=_OWN)(found)
+        command = typer.main.get_command(single)
+        command.name = cmd_name
+        return command
+
+
+def _added() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=COMMANDS_GROUP)}
+
+
 app = typer.Typer(
     name="mesh",
+    cls=_Commands,
     help="A peer-to-peer mesh for software agents: no server in the middle.",
     epilog=_EPILOG,
     no_args_is_help=True,
