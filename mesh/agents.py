@@ -16,7 +16,7 @@ import functools
 import types
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from transport.tasks import TaskScope
@@ -121,16 +121,27 @@ class LocalAgent:
         message = delivery.message
         # A query gets a lane of its own: it waits for nothing but a free worker.
         own = delivery.raw[F_SEQUENCE] if message.message_type is MessageType.QUERY else -1
-        key = (message.from_node, message.from_agent, own)
+        self._queue((message.from_node, message.from_agent, own), (delivery,))
+        return True
+
+    def deliver_run(self, run: Sequence[Delivery]) -> None:
+        """Take messages that one sender sent one after the other, none of them a query or a broadcast."""
+        if self._handler is None:
+            for delivery in run:
+                self._put_in_inbox(delivery)
+        else:
+            message = run[0].message
+            self._queue((message.from_node, message.from_agent, -1), run)
+
+    def _queue(self, key: tuple[str, int, int], deliveries: Sequence[Delivery]) -> None:
         lane = self._lanes.get(key)
         if lane is not None:
-            lane.append(delivery)
-            return True
-        self._lanes[key] = deque((delivery,))
+            lane.extend(deliveries)
+            return
+        self._lanes[key] = deque(deliveries)
         self._waiting_lanes.append(key)
         if not self._starting:
             self._start_worker()
-        return True
 
     def _put_in_inbox(self, delivery: Delivery) -> None:
         self._inbox.append(delivery)
@@ -159,16 +170,24 @@ class LocalAgent:
                 lane = self._lanes[key]
                 while lane:
                     delivery = lane.popleft()
-                    taken(delivery)
+                    message, raw, flow, cost = delivery
+                    # As in _taken, without the call: this is where every message passes.
+                    if flow is not None and not raw[F_FLAGS] & FLAG_ACK:
+                        window = flow.window
+                        window.consumed_bytes += cost
+                        if window.consumed_bytes >= window.tell_at_bytes:
+                            flow.channel.owe_credit(flow)
+                    else:
+                        taken(delivery)
                     room = None
                     try:
                         # The first step by hand: most handlers are done with it.  We are inside the worker's task,
                         # so cancellation, timeouts and context variables behave as with a plain ``await``.
-                        steps = handler(delivery.message).__await__()
+                        steps = handler(message).__await__()
                         yielded = next(steps)
                     except StopIteration as stop:
                         self.handled += 1
-                        if delivery.raw[F_TYPE] == _QUERY:
+                        if raw[F_TYPE] == _QUERY:
                             room = self._outcomes.handler_returned(delivery, stop.value)
                     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - an application's code
                         # Nobody cancels a running worker, so a CancelledError is the handler's own: say, of a task

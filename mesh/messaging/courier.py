@@ -481,12 +481,18 @@ class Courier:
         self.counters["received"] += len(batch.messages)
         flow: IncomingFlow | None = None
         agent: LocalAgent | None = None
+        sender = -1
+        # Neighbours in a batch are mostly from one agent to another: they are handed over as one run.
+        run: list[Delivery] = []
         for message in batch.messages:
             if message[F_TYPE] == _RESPONSE:
                 self._response_received(channel, message)
                 continue
-            # Neighbours in a batch are mostly for the same agent.
-            if flow is None or message[F_TO] != flow.agent_id:
+            if flow is None or message[F_TO] != flow.agent_id or message[F_FROM] != sender:
+                if run and agent is not None:
+                    agent.deliver_run(run)
+                    run = []
+                sender = message[F_FROM]
                 flow = channel.incoming(message[F_TO])
                 agent = self.agents.get(message[F_TO])
             cost = len(message[F_PAYLOAD]) + OVERHEAD_BYTES
@@ -495,9 +501,18 @@ class Courier:
             flow.window.receive(cost)
             if agent is None:
                 self._refuse(flow, message, cost)
-            else:
-                seen = to_agent_message(message, batch, origin, ttl, prefix)
-                agent.deliver(_new_tuple(Delivery, (seen, message, flow, cost)))
+                continue
+            seen = to_agent_message(message, batch, origin, ttl, prefix)
+            delivery = _new_tuple(Delivery, (seen, message, flow, cost))
+            if message[F_TYPE] != _QUERY:
+                run.append(delivery)
+                continue
+            if run:
+                agent.deliver_run(run)
+                run = []
+            agent.deliver(delivery)
+        if run and agent is not None:
+            agent.deliver_run(run)
 
     def _refuse(self, flow: IncomingFlow, message: Message, cost: int) -> None:
         """Nobody here has that agent id: say so to whoever waits to hear."""
