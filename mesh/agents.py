@@ -23,7 +23,7 @@ from transport.tasks import TaskScope
 
 from .errors import AgentError
 from .messaging.body import F_FLAGS, F_SEQUENCE, F_TYPE, FLAG_ACK, REFUSED_STOPPED, Message
-from .messaging.channel import IncomingFlow
+from .messaging.dialogue import IncomingFlow
 from .types import AgentInfo, AgentMessage, MessageType
 
 Handler = Callable[[AgentMessage], Awaitable[bytes | None]]
@@ -146,7 +146,7 @@ class LocalAgent:
     def _put_in_inbox(self, delivery: Delivery) -> None:
         self._inbox.append(delivery)
         if delivery.flow is not None and delivery.raw[F_FLAGS] & FLAG_ACK:
-            delivery.flow.channel.owe_delivered(delivery.raw[F_SEQUENCE])
+            delivery.flow.dialogue.owe_delivered(delivery.raw[F_SEQUENCE])
         self._inbox_filled.set()
 
     # --- handling -----------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ class LocalAgent:
                         window = flow.window
                         window.consumed_bytes += cost
                         if window.consumed_bytes >= window.tell_at_bytes:
-                            flow.channel.owe_credit(flow)
+                            flow.dialogue.owe_credit(flow)
                     else:
                         taken(delivery)
                     room = None
@@ -252,10 +252,10 @@ class LocalAgent:
         window = flow.window
         window.consumed_bytes += delivery.cost
         if window.consumed_bytes >= window.tell_at_bytes:
-            flow.channel.owe_credit(flow)
+            flow.dialogue.owe_credit(flow)
         raw = delivery.raw
         if raw[F_FLAGS] & FLAG_ACK and self._handler is not None:
-            flow.channel.owe_delivered(raw[F_SEQUENCE])
+            flow.dialogue.owe_delivered(raw[F_SEQUENCE])
 
     # --- the inbox ----------------------------------------------------------------------------------------------
 
@@ -320,7 +320,7 @@ class LocalAgent:
                 continue
             flow.taken(cost)
             if raw[F_FLAGS] & FLAG_ACK and self._handler is not None:
-                flow.channel.owe_refused(raw[F_SEQUENCE], REFUSED_STOPPED)
+                flow.dialogue.owe_refused(raw[F_SEQUENCE], REFUSED_STOPPED)
             if message.message_type is MessageType.QUERY:
                 self._outcomes.query_dropped(delivery, f"agent {self.agent_id} was stopped before it took the request")
         self._inbox_filled.set()

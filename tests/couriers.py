@@ -273,10 +273,10 @@ def nothing_waits(world: World) -> bool:
     for courier in world.couriers.values():
         assert courier._calls == {}
         assert courier._news == []
-        for channel in courier._by_link.values():
-            assert channel.unacked == {}
-            assert not any(channel._credit_waiters.values())
-            assert channel._room_waiters == []
+        for dialogue in courier._by_link.values():
+            assert dialogue.unacked == {}
+            assert not any(dialogue._credit_waiters.values())
+            assert dialogue._room_waiters == []
     return True
 
 

@@ -80,7 +80,7 @@ _TICK, _ADMIT, _CLOSE, _LOST = 4, 5, 6, 7
 
 
 class _LiveSession:
-    """A session as a channel runs it, with what must hold after each event."""
+    """A session as a dialogue runs it, with what must hold after each event."""
 
     def __init__(self, ours: wire.Hello, theirs: wire.Hello) -> None:
         self.core = session.Session(ours, theirs.node_id, None, LinkConfig(), 0.0)

@@ -1,1 +1,1 @@
-"""Messages between agents: the body format, flow control, channels, and the courier that ties them together."""
+"""Messages between agents: the body format, flow control, dialogues, and the courier that ties them together."""

@@ -1,7 +1,7 @@
-"""The shell that carries messages: from a call to a channel, and from a link to an agent.
+"""The shell that carries messages: from a call to a dialogue, and from a link to an agent.
 
-One courier a node.  Outgoing: find the agent's node, wait for a channel and for credit, post, and flush all
-channels once at the end of the loop's turn.  Incoming: decode, hand to agents, settle calls.  No task, queue hop
+One courier a node.  Outgoing: find the agent's node, wait for a dialogue and for credit, post, and flush all
+dialogues once at the end of the loop's turn.  Incoming: decode, hand to agents, settle calls.  No task, queue hop
 or lock for a message on either path; only what must wait costs a future.
 """
 
@@ -62,7 +62,7 @@ from .body import (
     message_id_prefix,
     to_agent_message,
 )
-from .channel import Channel, IncomingFlow
+from .dialogue import Dialogue, IncomingFlow
 from .flow import SendWindow
 from .loopback import LoopbackLink
 
@@ -104,29 +104,29 @@ class Parcel(NamedTuple):
 
 
 class Route:
-    """The way to one agent: its node's channel, and the credit there."""
+    """The way to one agent: its node's dialogue, and the credit there."""
 
-    __slots__ = ("channel", "window")
+    __slots__ = ("dialogue", "window")
 
-    def __init__(self, channel: Channel, window: SendWindow) -> None:
-        self.channel = channel
+    def __init__(self, dialogue: Dialogue, window: SendWindow) -> None:
+        self.dialogue = dialogue
         self.window = window
 
     @property
     def is_clear(self) -> bool:
         """Whether a message could be posted this instant."""
         window = self.window
-        return window.sent_bytes < window.limit_bytes and not self.channel.is_congested
+        return window.sent_bytes < window.limit_bytes and not self.dialogue.is_congested
 
 
 class _Call:
     """A query that waits for its response."""
 
-    __slots__ = ("channel", "future")
+    __slots__ = ("dialogue", "future")
 
-    def __init__(self, future: asyncio.Future[bytes], channel: Channel) -> None:
+    def __init__(self, future: asyncio.Future[bytes], dialogue: Dialogue) -> None:
         self.future = future
-        self.channel = channel
+        self.dialogue = dialogue
 
 
 class Courier:
@@ -158,9 +158,9 @@ class Courier:
         self._locate = locate
         self._broadcast = broadcast
         self.agents: dict[int, LocalAgent] = {}
-        self._channels: dict[str, Channel] = {}
-        self._by_link: dict[Link, Channel] = {}
-        self._dirty: list[Channel] = []
+        self._dialogues: dict[str, Dialogue] = {}
+        self._by_link: dict[Link, Dialogue] = {}
+        self._dirty: list[Dialogue] = []
         self._burst_bytes = 0
         self._sequence = 0
         self._id_prefix = message_id_prefix(node_id, life)
@@ -182,27 +182,27 @@ class Courier:
 
     def link_opened(self, link: Link) -> None:
         """A link is up: messages can flow."""
-        channel = Channel(
+        dialogue = Dialogue(
             link, life=self._life, now_ms=self._now_ms, dirty=self._mark_dirty, window_bytes=self._window_bytes
         )
-        self._by_link[link] = channel
-        self._channels[channel.node_id] = channel
+        self._by_link[link] = dialogue
+        self._dialogues[dialogue.node_id] = dialogue
         self.news()
 
     def link_closed(self, link: Link, reason: CloseReason, detail: str) -> None:
         """A link is gone: everything that waited for it learns so."""
-        channel = self._by_link.pop(link, None)
-        if channel is None:
+        dialogue = self._by_link.pop(link, None)
+        if dialogue is None:
             return
-        if self._channels.get(channel.node_id) is channel:
-            del self._channels[channel.node_id]
-        channel.close()
+        if self._dialogues.get(dialogue.node_id) is dialogue:
+            del self._dialogues[dialogue.node_id]
+        dialogue.close()
         self.news()
         for call in self._calls.values():
-            if call.channel is channel and not call.future.done():
+            if call.dialogue is dialogue and not call.future.done():
                 call.future.set_exception(
                     DeliveryUncertain(
-                        f"the link to {channel.node_id} broke ({reason.name.lower()}{': ' if detail else ''}{detail}) "
+                        f"the link to {dialogue.node_id} broke ({reason.name.lower()}{': ' if detail else ''}{detail}) "
                         "before it responded; the request may have been carried out"
                     )
                 )
@@ -256,25 +256,25 @@ class Courier:
 
     def _send_now(self, route: Route, parcel: Parcel) -> Receipt:
         self._sequence = sequence = self._sequence + 1
-        channel = route.channel
+        dialogue = route.dialogue
         now_ms = self._now_ms() if parcel.timestamp_ms else 0
-        cost = channel.post(parcel.message(sequence, 0, now_ms), parcel.priority, parcel.ttl)
+        cost = dialogue.post(parcel.message(sequence, 0, now_ms), parcel.priority, parcel.ttl)
         route.window.sent_bytes += cost
         self._burst_bytes += cost
-        return _new_tuple(Receipt, (f"{self._id_prefix}{sequence:x}", DeliveryStatus.SENT, channel.node_id, 1))
+        return _new_tuple(Receipt, (f"{self._id_prefix}{sequence:x}", DeliveryStatus.SENT, dialogue.node_id, 1))
 
     async def _send_acked(self, route: Route, parcel: Parcel, sequence: int, timeout_s: float) -> Receipt:
         loop = asyncio.get_running_loop()
-        channel = route.channel
+        dialogue = route.dialogue
         future: asyncio.Future[int] = loop.create_future()
-        channel.unacked[sequence] = future
+        dialogue.unacked[sequence] = future
         timer = loop.call_later(timeout_s, _expire, future)
         try:
             self._post(route, parcel, sequence, FLAG_ACK)
             code = await future
         except TimeoutError:
             raise DeliveryTimeout(
-                f"agent {parcel.to_agent} on {channel.node_id} did not take the message within {timeout_s:.3g} s; "
+                f"agent {parcel.to_agent} on {dialogue.node_id} did not take the message within {timeout_s:.3g} s; "
                 "it may still do so",
                 hint="send again only if the agent can take it twice, or give it more time",
             ) from None
@@ -282,11 +282,11 @@ class Courier:
             raise DeliveryUncertain(error.message) from error
         finally:
             timer.cancel()
-            channel.unacked.pop(sequence, None)
+            dialogue.unacked.pop(sequence, None)
         if code:
             text = REFUSED.get(code, f"refused with code {code}")
-            raise NotDelivered(f"agent {parcel.to_agent} on {channel.node_id} was not reached: {text}")
-        return Receipt(f"{self._id_prefix}{sequence:x}", DeliveryStatus.DELIVERED, channel.node_id)
+            raise NotDelivered(f"agent {parcel.to_agent} on {dialogue.node_id} was not reached: {text}")
+        return Receipt(f"{self._id_prefix}{sequence:x}", DeliveryStatus.DELIVERED, dialogue.node_id)
 
     async def request(self, parcel: Parcel, *, timeout_s: float) -> bytes:
         """Send a query and return the response's payload.
@@ -297,18 +297,18 @@ class Courier:
         route = self._routes.get(parcel.to_agent)
         if route is None or not route.is_clear:
             route, timeout_s = await self._wait_route(parcel.to_agent, timeout_s)
-        channel = route.channel
+        dialogue = route.dialogue
         loop = asyncio.get_running_loop()
         sequence = self._next_sequence()
         future: asyncio.Future[bytes] = loop.create_future()
-        self._calls[sequence] = _Call(future, channel)
+        self._calls[sequence] = _Call(future, dialogue)
         timer = loop.call_later(timeout_s, _expire, future)
         try:
             self._post(route, parcel, sequence, 0)
             return await future
         except TimeoutError:
             raise RequestTimeout(
-                f"agent {parcel.to_agent} on {channel.node_id} did not respond within {timeout_s:.3g} s; "
+                f"agent {parcel.to_agent} on {dialogue.node_id} did not respond within {timeout_s:.3g} s; "
                 "the request may have been carried out",
                 hint="give it more time, or look at that node's handler",
             ) from None
@@ -327,29 +327,29 @@ class Courier:
         self.counters["broadcasts_sent"] += 1
         # Our own agents hear it as well, the sender excepted; decoded afresh so that nobody shares our objects.
         self.broadcast_received(self.node_id, self._life, payload)
-        linked = sum(1 for channel in self._channels.values() if channel.link is not self._loopback)
+        linked = sum(1 for dialogue in self._dialogues.values() if dialogue.link is not self._loopback)
         return Receipt(f"{self._id_prefix}{sequence:x}", DeliveryStatus.SENT, "", linked)
 
     def respond(self, node_id: str, life: int, query_sequence: int, parcel: Parcel) -> bool:
         """Send the response to a query of that life of a node; ``False`` if it cannot be reached any more."""
-        channel = self._channels.get(node_id)
-        if channel is None or channel.peer_life != life:
+        dialogue = self._dialogues.get(node_id)
+        if dialogue is None or dialogue.peer_life != life:
             self.counters["dropped_no_link"] += 1
             return False
-        return self._respond(channel, query_sequence, parcel, 0)
+        return self._respond(dialogue, query_sequence, parcel, 0)
 
     async def wait_room(self, node_id: str) -> None:
         """Return when the link to ``node_id`` has room, or there is none.  For who responds in a loop."""
-        channel = self._channels.get(node_id)
-        if channel is not None:
-            await channel.wait_room()
+        dialogue = self._dialogues.get(node_id)
+        if dialogue is not None:
+            await dialogue.wait_room()
 
-    def _respond(self, channel: Channel, query_sequence: int, parcel: Parcel, flags: int) -> bool:
+    def _respond(self, dialogue: Dialogue, query_sequence: int, parcel: Parcel, flags: int) -> bool:
         """Respond on the link that the query came over.
 
         On a later one its sequence could mean another query: sequences start afresh with each life of the asker.
         """
-        if not channel.is_open or self._closed:
+        if not dialogue.is_open or self._closed:
             self.counters["dropped_no_link"] += 1
             return False
         message = parcel.message(self._next_sequence(), flags, self._now_ms())
@@ -357,7 +357,7 @@ class Courier:
             message[F_CORRELATION] = query_sequence
         else:
             message.append(query_sequence)
-        channel.post(message, parcel.priority, parcel.ttl)
+        dialogue.post(message, parcel.priority, parcel.ttl)
         return True
 
     def _next_sequence(self) -> int:
@@ -366,7 +366,7 @@ class Courier:
 
     def _post(self, route: Route, parcel: Parcel, sequence: int, flags: int) -> None:
         now_ms = self._now_ms() if parcel.timestamp_ms else 0
-        cost = route.channel.post(parcel.message(sequence, flags, now_ms), parcel.priority, parcel.ttl)
+        cost = route.dialogue.post(parcel.message(sequence, flags, now_ms), parcel.priority, parcel.ttl)
         route.window.sent_bytes += cost
         self._burst_bytes += cost
 
@@ -375,10 +375,10 @@ class Courier:
         if self._closed:
             raise NetworkClosed("this node has left the network", hint="join again")
         node_id = self._node_of(agent_id)
-        channel = self._channels.get(node_id) if node_id is not None else None
-        if channel is None:
+        dialogue = self._dialogues.get(node_id) if node_id is not None else None
+        if dialogue is None:
             return None
-        route = self._routes[agent_id] = Route(channel, channel.window(agent_id))
+        route = self._routes[agent_id] = Route(dialogue, dialogue.window(agent_id))
         return route
 
     def _node_of(self, agent_id: int) -> str | None:
@@ -397,7 +397,7 @@ class Courier:
                     else:
                         # When the link closes meanwhile, another may come up before the time is over.
                         with contextlib.suppress(LinkClosed):
-                            await route.channel.wait_ready(agent_id)
+                            await route.dialogue.wait_ready(agent_id)
                     route = self._find_route(agent_id)
         except TimeoutError:
             raise self._why_no_route(agent_id, timeout_s) from None
@@ -410,7 +410,7 @@ class Courier:
                 f"no node of the network runs agent {agent_id}",
                 hint="`mesh agents` lists those that this node knows of",
             )
-        if node_id not in self._channels:
+        if node_id not in self._dialogues:
             return NotDelivered(f"agent {agent_id} is on {node_id}, and there was no link to it for {timeout_s:.3g} s")
         return NotDelivered(
             f"agent {agent_id} on {node_id} takes messages too slowly: no room for another within {timeout_s:.3g} s",
@@ -432,30 +432,30 @@ class Courier:
 
     # --- flushing -----------------------------------------------------------------------------------------------
 
-    def _mark_dirty(self, channel: Channel) -> None:
+    def _mark_dirty(self, dialogue: Dialogue) -> None:
         if not self._dirty:
             asyncio.get_running_loop().call_soon(self.flush)
-        self._dirty.append(channel)
+        self._dirty.append(dialogue)
 
     def flush(self) -> None:
-        """Hand what waits in all channels to their links; once a turn of the loop."""
+        """Hand what waits in all dialogues to their links; once a turn of the loop."""
         self._burst_bytes = 0
         dirty, self._dirty = self._dirty, []
-        for channel in dirty:
-            channel.flush()
-            if channel.is_congested and not channel.unsticking:
-                channel.unsticking = True
-                self._scope.spawn(self._unstick(channel), name=f"wait for room to {channel.node_id}")
+        for dialogue in dirty:
+            dialogue.flush()
+            if dialogue.is_congested and not dialogue.unsticking:
+                dialogue.unsticking = True
+                self._scope.spawn(self._unstick(dialogue), name=f"wait for room to {dialogue.node_id}")
 
-    async def _unstick(self, channel: Channel) -> None:
+    async def _unstick(self, dialogue: Dialogue) -> None:
         try:
-            while channel.link.is_open and (lane := channel.stuck_lane) is not None:
-                await channel.link.wait_writable(lane)
-                channel.unstick()
+            while dialogue.link.is_open and (lane := dialogue.stuck_lane) is not None:
+                await dialogue.link.wait_writable(lane)
+                dialogue.unstick()
         except LinkClosed:
             pass  # the link's end is told to everybody by link_closed
         finally:
-            channel.unsticking = False
+            dialogue.unsticking = False
 
     # --- receiving ----------------------------------------------------------------------------------------------
 
@@ -465,19 +465,19 @@ class Courier:
         Raises:
             RemoteProtocolError: One of them is not allowed; the link is closed.
         """
-        channel = self._by_link.get(link)
-        if channel is None:
+        dialogue = self._by_link.get(link)
+        if dialogue is None:
             return
         for envelope in envelopes:
             if envelope.kind == Kind.MESSAGES:
-                self._messages_received(channel, decode_batch(envelope.body), envelope.ttl)
+                self._messages_received(dialogue, decode_batch(envelope.body), envelope.ttl)
             elif envelope.kind == Kind.ACKS:
-                channel.handle_acks(decode_acks(envelope.body))
+                dialogue.handle_acks(decode_acks(envelope.body))
 
-    def _messages_received(self, channel: Channel, batch: Batch, ttl: int) -> None:
-        origin = channel.node_id
+    def _messages_received(self, dialogue: Dialogue, batch: Batch, ttl: int) -> None:
+        origin = dialogue.node_id
         prefix = message_id_prefix(origin, batch.life)
-        channel.peer_life = batch.life
+        dialogue.peer_life = batch.life
         self.counters["received"] += len(batch.messages)
         flow: IncomingFlow | None = None
         agent: LocalAgent | None = None
@@ -486,14 +486,14 @@ class Courier:
         run: list[Delivery] = []
         for message in batch.messages:
             if message[F_TYPE] == _RESPONSE:
-                self._response_received(channel, message)
+                self._response_received(dialogue, message)
                 continue
             if flow is None or message[F_TO] != flow.agent_id or message[F_FROM] != sender:
                 if run and agent is not None:
                     agent.deliver_run(run)
                     run = []
                 sender = message[F_FROM]
-                flow = channel.incoming(message[F_TO])
+                flow = dialogue.incoming(message[F_TO])
                 agent = self.agents.get(message[F_TO])
             cost = len(message[F_PAYLOAD]) + OVERHEAD_BYTES
             if len(message) > F_HEADERS:
@@ -520,23 +520,23 @@ class Courier:
         self.counters["dropped_unknown_agent"] += 1
         waits = False
         if message[F_FLAGS] & FLAG_ACK:
-            flow.channel.owe_refused(message[F_SEQUENCE], REFUSED_UNKNOWN_AGENT)
+            flow.dialogue.owe_refused(message[F_SEQUENCE], REFUSED_UNKNOWN_AGENT)
             waits = True
         if message[F_TYPE] == _QUERY:
             text = f"node {self.node_id} runs no agent {message[F_TO]}"
-            self._respond_error(flow.channel, message, ERROR_UNKNOWN_AGENT, "", text)
+            self._respond_error(flow.dialogue, message, ERROR_UNKNOWN_AGENT, "", text)
             waits = True
         now = self._clock.monotonic()
         if not waits and now >= self._log_unknown_at:
             # A stream of them must not become a stream of log lines; the counter has them all.
             self._log_unknown_at = now + 1.0
-            log.info("message for an agent that is not here", agent=message[F_TO], peer=flow.channel.node_id)
+            log.info("message for an agent that is not here", agent=message[F_TO], peer=flow.dialogue.node_id)
 
-    def _response_received(self, channel: Channel, message: Message) -> None:
+    def _response_received(self, dialogue: Dialogue, message: Message) -> None:
         correlation = message[F_CORRELATION] if len(message) > F_CORRELATION else None
         call = self._calls.get(correlation) if correlation is not None else None
         # Only the node that was asked can answer: a sequence is easy to guess.
-        if call is None or call.channel is not channel or call.future.done():
+        if call is None or call.dialogue is not dialogue or call.future.done():
             self.counters["dropped_late_response"] += 1
             return
         if not message[F_FLAGS] & FLAG_ERROR:
@@ -578,12 +578,12 @@ class Courier:
         if isinstance(result, bytes) and len(result) <= PAYLOAD_BYTES_MAX:
             message = delivery.message
             parcel = Parcel(raw[F_FROM], raw[F_TO], MessageType.RESPONSE, result, message.priority, message.ttl)
-            self._respond(flow.channel, raw[F_SEQUENCE], parcel, 0)
+            self._respond(flow.dialogue, raw[F_SEQUENCE], parcel, 0)
         else:
-            self._refuse_result(flow.channel, raw, result)
-        return flow.channel.wait_room() if flow.channel.is_congested else None
+            self._refuse_result(flow.dialogue, raw, result)
+        return flow.dialogue.wait_room() if flow.dialogue.is_congested else None
 
-    def _refuse_result(self, channel: Channel, raw: Message, result: object) -> None:
+    def _refuse_result(self, dialogue: Dialogue, raw: Message, result: object) -> None:
         self.counters["handler_errors"] += 1
         kind = type(result).__name__
         what = f"{kind}, not bytes"
@@ -591,7 +591,7 @@ class Courier:
             what = f"{len(result)} bytes, and a response carries at most {PAYLOAD_BYTES_MAX}"
         log.error("handler returned what cannot be sent", agent=raw[F_TO], returned=what)
         text = f"the handler of agent {raw[F_TO]} returned {what}"
-        self._respond_error(channel, raw, ERROR_BAD_RESULT, kind, text)
+        self._respond_error(dialogue, raw, ERROR_BAD_RESULT, kind, text)
 
     def handler_raised(self, delivery: Delivery, error: BaseException) -> None:
         """See :class:`mesh.agents.Outcomes`."""
@@ -600,33 +600,42 @@ class Courier:
         log.warning("handler raised", agent=raw[F_TO], message_id=delivery.message.message_id, exc_info=error)
         if raw[F_TYPE] == _QUERY and delivery.flow is not None:
             kind = type(error).__name__
-            self._respond_error(delivery.flow.channel, raw, ERROR_HANDLER_RAISED, kind, f"{kind}: {_text_of(error)}")
+            self._respond_error(delivery.flow.dialogue, raw, ERROR_HANDLER_RAISED, kind, f"{kind}: {_text_of(error)}")
 
     def query_dropped(self, delivery: Delivery, text: str) -> None:
         """See :class:`mesh.agents.Outcomes`."""
         if delivery.flow is not None:
-            self._respond_error(delivery.flow.channel, delivery.raw, ERROR_STOPPED, "", text)
+            self._respond_error(delivery.flow.dialogue, delivery.raw, ERROR_STOPPED, "", text)
 
-    def _respond_error(self, channel: Channel, query: Message, code: int, kind: str, text: str) -> None:
+    def _respond_error(self, dialogue: Dialogue, query: Message, code: int, kind: str, text: str) -> None:
         payload = encode_error(code, kind, text)
         parcel = Parcel(query[F_FROM], query[F_TO], MessageType.RESPONSE, payload, Priority.NORMAL, 8)
-        self._respond(channel, query[F_SEQUENCE], parcel, FLAG_ERROR)
+        self._respond(dialogue, query[F_SEQUENCE], parcel, FLAG_ERROR)
 
     # --- end ----------------------------------------------------------------------------------------------------
 
-    async def close(self) -> None:
-        """Stop taking messages, flush what was accepted, and tell everybody who waits."""
+    async def close(self, *, drain_s: float = 0.0) -> None:
+        """Stop taking messages, flush what was accepted, and tell everybody who waits.
+
+        Args:
+            drain_s: How long links without room may take to get some; what then still waits is lost.
+        """
         self.flush()
         self._closed = True
         for agent in list(self.agents.values()):
             await agent.close()
         self.flush()
+        # What found no room at its link yet was accepted all the same.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_s):
+                for dialogue in list(self._dialogues.values()):
+                    await dialogue.wait_room()
         for call in self._calls.values():
             if not call.future.done():
                 call.future.set_exception(NetworkClosed("this node left the network before the response came"))
         self.news()
-        for channel in list(self._channels.values()):
-            channel.close()
+        for dialogue in list(self._dialogues.values()):
+            dialogue.close()
         await self._scope.close()
 
     def statistics(self) -> dict[str, int]:
@@ -638,7 +647,7 @@ class Courier:
             "waiting": sum(agent.waiting for agent in self.agents.values()),
             "broadcasts_dropped": sum(agent.broadcasts_dropped for agent in self.agents.values()),
             "calls_waiting": len(self._calls),
-            "channels": len(self._channels) - 1,
+            "dialogues": len(self._dialogues) - 1,
         }
 
 

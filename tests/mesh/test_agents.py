@@ -15,7 +15,7 @@ from mesh import agents as agents_module
 from mesh.agents import AgentHandle, Delivery, Handler, LocalAgent
 from mesh.errors import AgentError
 from mesh.messaging.body import FLAG_ACK
-from mesh.messaging.channel import Channel, IncomingFlow
+from mesh.messaging.dialogue import Dialogue, IncomingFlow
 from mesh.types import AgentInfo, AgentMessage, MessageType
 
 INFO = AgentInfo(7, "here")
@@ -39,8 +39,8 @@ class Recorder:
         self.dropped.append(text)
 
 
-class Owed(Channel):
-    """A channel that keeps what is owed to the sender."""
+class Owed(Dialogue):
+    """A dialogue that keeps what is owed to the sender."""
 
     def __init__(self) -> None:
         link = as_link(FakeLink("there", 10))
@@ -61,8 +61,8 @@ class Bench:
     def __init__(self, handler: Handler | None, concurrency: int = 64) -> None:
         self.outcomes = Recorder()
         self.agent = LocalAgent(INFO, handler, concurrency=concurrency, outcomes=self.outcomes)
-        self.channel = Owed()
-        self.flow: IncomingFlow = self.channel.incoming(7)
+        self.dialogue = Owed()
+        self.flow: IncomingFlow = self.dialogue.incoming(7)
         self.sequence = 0
 
     def deliver(
@@ -240,10 +240,10 @@ async def test_acknowledgements_follow_the_handler() -> None:
     bench = Bench(nothing)
     bench.deliver(flags=FLAG_ACK)
     bench.deliver()
-    assert bench.channel.delivered == []
+    assert bench.dialogue.delivered == []
     await eventually(lambda: bench.agent.handled == 2)
 
-    assert bench.channel.delivered == [1]
+    assert bench.dialogue.delivered == [1]
     await bench.agent.close()
 
 
@@ -273,12 +273,12 @@ async def test_an_inbox_is_read_in_order() -> None:
     for number in range(10):
         bench.deliver(b"%d" % number, sender=number % 3, flags=FLAG_ACK)
     assert bench.flow.window.waiting_bytes == 1_000
-    assert bench.channel.delivered == list(range(1, 11))
+    assert bench.dialogue.delivered == list(range(1, 11))
     reader = bench.agent.messages()
 
     assert [(await anext(reader)).payload for _ in range(10)] == [b"%d" % number for number in range(10)]
     assert bench.flow.window.waiting_bytes == 0
-    assert bench.channel.delivered == list(range(1, 11))
+    assert bench.dialogue.delivered == list(range(1, 11))
     await bench.agent.close()
 
 
@@ -367,7 +367,7 @@ async def test_closing_tells_all_that_waits() -> None:
 
     await bench.agent.close()
 
-    assert bench.channel.refused == [(2, 2)]
+    assert bench.dialogue.refused == [(2, 2)]
     assert bench.outcomes.dropped == ["agent 7 was stopped before it took the request"]
     assert bench.flow.window.waiting_bytes == 0
     assert bench.agent.waiting == 0
@@ -419,8 +419,8 @@ async def test_a_handler_can_close_its_own_agent(suspends: bool) -> None:
         await asyncio.sleep(0)
 
     assert handled == [b"1"]
-    assert bench.channel.delivered == [1]
-    assert sorted(bench.channel.refused) == [(2, 2), (3, 2)]
+    assert bench.dialogue.delivered == [1]
+    assert sorted(bench.dialogue.refused) == [(2, 2), (3, 2)]
     assert bench.flow.window.waiting_bytes == 0
 
 

@@ -178,7 +178,7 @@ async def test_a_full_link_makes_senders_wait_and_loses_nothing() -> None:
                 await world["a"].send(command(7, b"%d" % number + bytes(1_000)), ack=False, timeout_s=5)
 
         sending = asyncio.ensure_future(send_all())
-        await eventually(lambda: world["a"]._channels["b"].is_congested)
+        await eventually(lambda: world["a"]._dialogues["b"].is_congested)
         for _ in range(20):
             await asyncio.sleep(0)
         assert not sending.done()
@@ -223,7 +223,7 @@ async def test_responses_that_find_no_room_hold_their_workers() -> None:
         agent = world.agent("b", 7, handle, concurrency=3)
         world.links["b", "a"].hold()
         asked = [asyncio.ensure_future(world["a"].request(query(7), timeout_s=5)) for _ in range(30)]
-        await eventually(lambda: world["b"]._channels["a"].is_congested)
+        await eventually(lambda: world["b"]._dialogues["a"].is_congested)
         for _ in range(20):
             await asyncio.sleep(0)
         assert made <= 5
@@ -350,7 +350,7 @@ async def test_statistics_are_numbers() -> None:
         sent, received = world["a"].statistics(), world["b"].statistics()
 
         assert all(type(value) is int for value in (*sent.values(), *received.values()))
-        assert (sent["sent"], sent["channels"], received["received"], received["handled"]) == (1, 1, 1, 1)
+        assert (sent["sent"], sent["dialogues"], received["received"], received["handled"]) == (1, 1, 1, 1)
 
 
 async def test_kinds_of_others_are_left_alone() -> None:

@@ -1,7 +1,7 @@
 """One node's messages to one peer: batching, credit, acknowledgements owed.
 
-A channel lives exactly as long as the link beneath it.  It makes no calls into the event loop beyond creating
-futures: the courier decides when to flush, which is once a turn of the loop for all channels that have
+A dialogue lives exactly as long as the link beneath it.  It makes no calls into the event loop beyond creating
+futures: the courier decides when to flush, which is once a turn of the loop for all dialogues that have
 something to say.
 """
 
@@ -53,32 +53,32 @@ class _OpenBody:
 class IncomingFlow:
     """What one peer sends to one of our agents: its credit, and the way back."""
 
-    __slots__ = ("agent_id", "channel", "window")
+    __slots__ = ("agent_id", "dialogue", "window")
 
-    def __init__(self, channel: Channel, agent_id: int, window_bytes: int) -> None:
-        self.channel = channel
+    def __init__(self, dialogue: Dialogue, agent_id: int, window_bytes: int) -> None:
+        self.dialogue = dialogue
         self.agent_id = agent_id
         self.window = ReceiveWindow(window_bytes)
 
     def taken(self, message_cost_bytes: int) -> None:
         """The agent took a message of that cost: the sender may be owed credit."""
         if self.window.consume(message_cost_bytes):
-            self.channel.owe_credit(self)
+            self.dialogue.owe_credit(self)
 
 
-class Channel:
+class Dialogue:
     """The messages of one link.
 
     Args:
         link: The open link.
         life: Our own life, written into every body.
         now_ms: Reads the wall clock, milliseconds since the epoch.
-        dirty: Called when this channel has something to flush and had not before.
+        dirty: Called when this dialogue has something to flush and had not before.
         window_bytes: How far a peer may run ahead of each of our agents.
     """
 
     def __init__(
-        self, link: Link, *, life: int, now_ms: Callable[[], int], dirty: Callable[[Channel], None], window_bytes: int
+        self, link: Link, *, life: int, now_ms: Callable[[], int], dirty: Callable[[Dialogue], None], window_bytes: int
     ) -> None:
         self.link = link
         self.node_id: str = link.peer.node_id
@@ -309,7 +309,7 @@ class Channel:
     # --- end ----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """The link is gone: wake whoever waits; they see that the channel is closed."""
+        """The link is gone: wake whoever waits; they see that the dialogue is closed."""
         self.is_open = False
         self._stuck.clear()
         self._stuck_bytes = 0

@@ -10,9 +10,9 @@ import pytest
 from couriers import FakeLink, as_link
 
 from mesh.messaging import body as m
-from mesh.messaging import channel as channel_module
+from mesh.messaging import dialogue as dialogue_module
 from mesh.messaging.body import Acks, decode_acks, decode_batch
-from mesh.messaging.channel import BODY_BYTES, BODY_MESSAGES, Channel
+from mesh.messaging.dialogue import BODY_BYTES, BODY_MESSAGES, Dialogue
 from mesh.messaging.flow import INITIAL_WINDOW_BYTES
 from transport.errors import LinkClosed, RemoteProtocolError
 from transport.link import CloseReason, SendOutcome
@@ -48,10 +48,10 @@ class Recorder(FakeLink):
         return [message[m.F_SEQUENCE] for batch in batches for message in batch.messages]
 
 
-def _make(room: int = 1_000_000) -> tuple[Channel, Recorder, list[Channel]]:
+def _make(room: int = 1_000_000) -> tuple[Dialogue, Recorder, list[Dialogue]]:
     link = Recorder(room)
-    dirty: list[Channel] = []
-    made = Channel(as_link(link), life=3, now_ms=lambda: 1_000, dirty=dirty.append, window_bytes=1 << 20)
+    dirty: list[Dialogue] = []
+    made = Dialogue(as_link(link), life=3, now_ms=lambda: 1_000, dirty=dirty.append, window_bytes=1 << 20)
     return made, link, dirty
 
 
@@ -60,14 +60,14 @@ def _message(sequence: int, payload: bytes = b"") -> m.Message:
 
 
 def test_messages_of_one_turn_are_one_body() -> None:
-    """What is posted before a flush leaves in one envelope, in order; the channel says once that it is dirty."""
-    channel, link, dirty = _make()
+    """What is posted before a flush leaves in one envelope, in order; the dialogue says once that it is dirty."""
+    dialogue, link, dirty = _make()
     for sequence in range(10):
-        assert channel.post(_message(sequence, b"x" * 100), Priority.HIGH, 5) == 164
-    assert dirty == [channel]
+        assert dialogue.post(_message(sequence, b"x" * 100), Priority.HIGH, 5) == 164
+    assert dirty == [dialogue]
     assert link.sent == []
 
-    channel.flush()
+    dialogue.flush()
 
     ((envelope, lane),) = link.sent
     batch = decode_batch(envelope.body)
@@ -76,12 +76,12 @@ def test_messages_of_one_turn_are_one_body() -> None:
 
 
 def test_after_a_flush_it_says_that_it_is_dirty_again() -> None:
-    """Each turn's first message makes the channel dirty; an empty flush sends nothing."""
-    channel, link, dirty = _make()
-    channel.post(_message(1), Priority.LOW, 1)
-    channel.flush()
-    channel.flush()
-    channel.post(_message(2), Priority.LOW, 1)
+    """Each turn's first message makes the dialogue dirty; an empty flush sends nothing."""
+    dialogue, link, dirty = _make()
+    dialogue.post(_message(1), Priority.LOW, 1)
+    dialogue.flush()
+    dialogue.flush()
+    dialogue.post(_message(2), Priority.LOW, 1)
 
     assert len(dirty) == 2
     assert len(link.sent) == 1
@@ -90,21 +90,21 @@ def test_after_a_flush_it_says_that_it_is_dirty_again() -> None:
 @pytest.mark.parametrize(("count", "size"), [(BODY_MESSAGES, 0), (BODY_BYTES // 1_064 + 1, 1_000)])
 def test_a_full_body_leaves_at_once(count: int, size: int) -> None:
     """A body that has its messages or bytes does not wait for the flush."""
-    channel, link, _ = _make()
+    dialogue, link, _ = _make()
     for sequence in range(count):
         assert link.sent == []
-        channel.post(_message(sequence, bytes(size)), Priority.NORMAL, 1)
+        dialogue.post(_message(sequence, bytes(size)), Priority.NORMAL, 1)
 
     assert link.sequences() == list(range(count))
 
 
 def test_a_large_message_travels_alone() -> None:
     """Behind others, a message of the largest size still fits its envelope, and order is kept."""
-    channel, link, _ = _make()
-    channel.post(_message(1, bytes(BODY_BYTES - 100)), Priority.NORMAL, 1)
-    channel.post(_message(2, bytes(m.PAYLOAD_BYTES_MAX)), Priority.NORMAL, 1)
-    channel.post(_message(3), Priority.NORMAL, 1)
-    channel.flush()
+    dialogue, link, _ = _make()
+    dialogue.post(_message(1, bytes(BODY_BYTES - 100)), Priority.NORMAL, 1)
+    dialogue.post(_message(2, bytes(m.PAYLOAD_BYTES_MAX)), Priority.NORMAL, 1)
+    dialogue.post(_message(3), Priority.NORMAL, 1)
+    dialogue.flush()
 
     assert link.sequences() == [1, 2, 3]
     assert len(link.sent) == 3
@@ -113,11 +113,11 @@ def test_a_large_message_travels_alone() -> None:
 
 def test_another_ttl_does_not_overtake() -> None:
     """Messages of one priority keep their order whatever their ttl; each envelope has one ttl."""
-    channel, link, _ = _make()
+    dialogue, link, _ = _make()
     ttls = [8, 9, 8, 8, 1]
     for sequence, ttl in enumerate(ttls):
-        channel.post(_message(sequence), Priority.NORMAL, ttl)
-    channel.flush()
+        dialogue.post(_message(sequence), Priority.NORMAL, ttl)
+    dialogue.flush()
 
     assert link.sequences() == [0, 1, 2, 3, 4]
     assert [envelope.ttl for envelope, _ in link.sent] == [8, 9, 8, 1]
@@ -125,18 +125,18 @@ def test_another_ttl_does_not_overtake() -> None:
 
 def test_headers_weigh() -> None:
     """A message's cost includes its headers."""
-    channel, _, _ = _make()
+    dialogue, _, _ = _make()
 
-    assert channel.post([*_message(1), None, {"ab": "c"}], Priority.NORMAL, 1) == 64 + 64 + 3
+    assert dialogue.post([*_message(1), None, {"ab": "c"}], Priority.NORMAL, 1) == 64 + 64 + 3
 
 
 def test_one_message_that_cannot_be_sent_does_not_cost_its_neighbours(caplog: pytest.LogCaptureFixture) -> None:
     """What slipped through the checks is dropped and logged; all others of its body leave."""
-    channel, link, _ = _make()
-    channel.post(_message(1), Priority.NORMAL, 1)
-    channel.post([2, 1, 42, 2**70, 0, b"", 0], Priority.NORMAL, 1)
-    channel.post(_message(3), Priority.NORMAL, 1)
-    channel.flush()
+    dialogue, link, _ = _make()
+    dialogue.post(_message(1), Priority.NORMAL, 1)
+    dialogue.post([2, 1, 42, 2**70, 0, b"", 0], Priority.NORMAL, 1)
+    dialogue.post(_message(3), Priority.NORMAL, 1)
+    dialogue.flush()
 
     assert link.sequences() == [1, 3]
     assert "message dropped" in caplog.text
@@ -148,19 +148,19 @@ def test_one_message_that_cannot_be_sent_does_not_cost_its_neighbours(caplog: py
 def test_what_is_stuck_keeps_its_order() -> None:
     """Whatever the link takes when, messages leave in the order posted, and none twice."""
     rng = random.Random(5)
-    channel, link, _ = _make(room=1)
+    dialogue, link, _ = _make(room=1)
     for sequence in range(300):
-        channel.post(_message(sequence), Priority.NORMAL, rng.randrange(1, 3))
+        dialogue.post(_message(sequence), Priority.NORMAL, rng.randrange(1, 3))
         if rng.random() < 0.3:
-            channel.flush()
+            dialogue.flush()
         if rng.random() < 0.2:
             link.room = rng.randrange(3)
-            channel.unstick()
-    channel.flush()
-    before = channel.is_congested, channel.stuck_lane
+            dialogue.unstick()
+    dialogue.flush()
+    before = dialogue.is_congested, dialogue.stuck_lane
     link.room = 1_000
-    channel.unstick()
-    after = channel.is_congested, channel.stuck_lane
+    dialogue.unstick()
+    after = dialogue.is_congested, dialogue.stuck_lane
 
     assert before == (True, Lane.NORMAL)
     assert after == (False, None)
@@ -169,51 +169,51 @@ def test_what_is_stuck_keeps_its_order() -> None:
 
 def test_acknowledgements_do_not_wait_behind_stuck_messages() -> None:
     """Credit and acknowledgements have their own lane; what is stuck in another does not hold them."""
-    channel, link, _ = _make(room=0)
-    channel.post(_message(1), Priority.NORMAL, 1)
-    channel.flush()
-    assert channel.is_congested
+    dialogue, link, _ = _make(room=0)
+    dialogue.post(_message(1), Priority.NORMAL, 1)
+    dialogue.flush()
+    assert dialogue.is_congested
     link.room = 1
 
-    channel.owe_delivered(5)
-    channel.flush()
+    dialogue.owe_delivered(5)
+    dialogue.flush()
 
     assert [(envelope.kind, lane) for envelope, lane in link.sent] == [(Kind.ACKS, Lane.CONTROL)]
 
 
 def test_acknowledgements_are_never_lost() -> None:
     """When not even the control lane has room, they wait with the rest."""
-    channel, link, _ = _make(room=0)
-    channel.owe_delivered(5)
-    channel.owe_refused(7, 1)
-    channel.flush()
+    dialogue, link, _ = _make(room=0)
+    dialogue.owe_delivered(5)
+    dialogue.owe_refused(7, 1)
+    dialogue.flush()
     link.room = 1
-    channel.unstick()
+    dialogue.unstick()
 
     assert decode_acks(link.sent[0][0].body) == Acks([], [(5, 1)], [(7, 1)])
 
 
 def test_a_peer_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for a peer has a bound, beyond which the link is closed as overloaded."""
-    monkeypatch.setattr(channel_module, "STUCK_BYTES_MAX", 200_000)
-    channel, link, _ = _make(room=0)
+    monkeypatch.setattr(dialogue_module, "STUCK_BYTES_MAX", 200_000)
+    dialogue, link, _ = _make(room=0)
     for sequence in range(4):
         assert link.closed_as is None
-        channel.post(_message(sequence, bytes(60_000)), Priority.NORMAL, 1)
+        dialogue.post(_message(sequence, bytes(60_000)), Priority.NORMAL, 1)
 
     assert link.closed_as is CloseReason.OVERLOADED
-    channel.post(_message(9, bytes(60_000)), Priority.NORMAL, 1)
+    dialogue.post(_message(9, bytes(60_000)), Priority.NORMAL, 1)
 
 
 def test_a_closing_link_makes_senders_wait() -> None:
     """A link that takes nothing more counts as congested, so that nothing is said to be sent that is not."""
-    channel, link, _ = _make()
+    dialogue, link, _ = _make()
     link.is_open = False
-    channel.post(_message(1), Priority.NORMAL, 1)
-    channel.flush()
-    channel.unstick()
+    dialogue.post(_message(1), Priority.NORMAL, 1)
+    dialogue.flush()
+    dialogue.unstick()
 
-    assert channel.is_congested
+    assert dialogue.is_congested
 
 
 # --- waiting ----------------------------------------------------------------------------------------------------
@@ -221,42 +221,42 @@ def test_a_closing_link_makes_senders_wait() -> None:
 
 async def test_a_sender_waits_for_credit_and_room() -> None:
     """wait_ready returns when there are both, in whichever order they come."""
-    channel, link, _ = _make(room=0)
-    window = channel.window(7)
+    dialogue, link, _ = _make(room=0)
+    window = dialogue.window(7)
     window.sent_bytes = INITIAL_WINDOW_BYTES
-    channel.post(_message(1), Priority.NORMAL, 1)
-    channel.flush()
-    waiting = asyncio.ensure_future(channel.wait_ready(7))
-    room = asyncio.ensure_future(channel.wait_room())
+    dialogue.post(_message(1), Priority.NORMAL, 1)
+    dialogue.flush()
+    waiting = asyncio.ensure_future(dialogue.wait_ready(7))
+    room = asyncio.ensure_future(dialogue.wait_room())
     await asyncio.sleep(0)
 
-    channel.handle_acks(Acks([(7, INITIAL_WINDOW_BYTES), (8, 10)], [], []))  # neither is news
+    dialogue.handle_acks(Acks([(7, INITIAL_WINDOW_BYTES), (8, 10)], [], []))  # neither is news
     await asyncio.sleep(0)
     assert not waiting.done()
-    channel.handle_acks(Acks([(7, INITIAL_WINDOW_BYTES + 1)], [], []))
+    dialogue.handle_acks(Acks([(7, INITIAL_WINDOW_BYTES + 1)], [], []))
     for _ in range(3):
         await asyncio.sleep(0)
     assert not waiting.done()
     link.room = 1
-    channel.unstick()
+    dialogue.unstick()
 
     await waiting
     await room
-    await channel.wait_ready(7)
-    await channel.wait_room()
+    await dialogue.wait_ready(7)
+    await dialogue.wait_room()
 
 
 async def test_waiting_ends_with_the_link() -> None:
     """Whoever waits for credit or room when the link closes learns so; so does whoever comes later."""
-    channel, _, _ = _make(room=0)
-    channel.window(7).sent_bytes = INITIAL_WINDOW_BYTES
-    channel.post(_message(1), Priority.NORMAL, 1)
-    channel.flush()
-    waits = [asyncio.ensure_future(channel.wait_ready(agent)) for agent in (7, 8)]
-    room = asyncio.ensure_future(channel.wait_room())
+    dialogue, _, _ = _make(room=0)
+    dialogue.window(7).sent_bytes = INITIAL_WINDOW_BYTES
+    dialogue.post(_message(1), Priority.NORMAL, 1)
+    dialogue.flush()
+    waits = [asyncio.ensure_future(dialogue.wait_ready(agent)) for agent in (7, 8)]
+    room = asyncio.ensure_future(dialogue.wait_room())
     await asyncio.sleep(0)
 
-    channel.close()
+    dialogue.close()
 
     for wait in waits:
         with pytest.raises(LinkClosed) as closed:
@@ -264,19 +264,19 @@ async def test_waiting_ends_with_the_link() -> None:
         assert not closed.value.changed
     await room
     with pytest.raises(LinkClosed):
-        await channel.wait_ready(8)
+        await dialogue.wait_ready(8)
 
 
 async def test_who_gives_up_waiting_leaves_nothing_behind() -> None:
     """A cancelled wait does not disturb the others."""
-    channel, _, _ = _make()
-    channel.window(7).sent_bytes = INITIAL_WINDOW_BYTES
-    waits = [asyncio.ensure_future(channel.wait_ready(7)) for _ in range(3)]
+    dialogue, _, _ = _make()
+    dialogue.window(7).sent_bytes = INITIAL_WINDOW_BYTES
+    waits = [asyncio.ensure_future(dialogue.wait_ready(7)) for _ in range(3)]
     await asyncio.sleep(0)
     waits[1].cancel()
     await asyncio.gather(waits[1], return_exceptions=True)
 
-    channel.handle_acks(Acks([(7, INITIAL_WINDOW_BYTES + 1)], [], []))
+    dialogue.handle_acks(Acks([(7, INITIAL_WINDOW_BYTES + 1)], [], []))
 
     await waits[0]
     await waits[2]
@@ -288,24 +288,24 @@ async def test_who_gives_up_waiting_leaves_nothing_behind() -> None:
 
 def test_owed_acknowledgements_are_written_as_runs() -> None:
     """Neighbouring sequences are one pair; order and gaps are kept."""
-    channel, link, _ = _make()
+    dialogue, link, _ = _make()
     for sequence in (1, 2, 3, 7, 8, 5):
-        channel.owe_delivered(sequence)
-    channel.flush()
+        dialogue.owe_delivered(sequence)
+    dialogue.flush()
 
     assert decode_acks(link.sent[0][0].body).delivered == [(1, 3), (7, 2), (5, 1)]
 
 
 def test_any_number_of_acknowledgements_can_be_read() -> None:
     """More in one turn than an array may hold go into several bodies, each of which a peer accepts."""
-    channel, link, _ = _make()
+    dialogue, link, _ = _make()
     for i in range(2 * ARRAY_ITEMS_MAX + 5):
-        channel.owe_delivered(2 * i)
-    channel.owe_refused(1, 1)
-    flow = channel.incoming(7)
+        dialogue.owe_delivered(2 * i)
+    dialogue.owe_refused(1, 1)
+    flow = dialogue.incoming(7)
     flow.window.receive(1_000)
     flow.taken(1_000)
-    channel.flush()
+    dialogue.flush()
 
     bodies = [decode_acks(envelope.body) for envelope, _ in link.sent]
     assert [len(acks.delivered) for acks in bodies] == [ARRAY_ITEMS_MAX, ARRAY_ITEMS_MAX, 5]
@@ -315,13 +315,13 @@ def test_any_number_of_acknowledgements_can_be_read() -> None:
 
 
 @pytest.fixture
-def unacked() -> Iterator[tuple[Channel, list[asyncio.Future[int]]]]:
-    """A channel that waits for the acknowledgements of 10, 12, ..., 28."""
-    channel, _, _ = _make()
+def unacked() -> Iterator[tuple[Dialogue, list[asyncio.Future[int]]]]:
+    """A dialogue that waits for the acknowledgements of 10, 12, ..., 28."""
+    dialogue, _, _ = _make()
     loop = asyncio.new_event_loop()
     futures = [loop.create_future() for _ in range(10)]
-    channel.unacked.update({10 + 2 * i: future for i, future in enumerate(futures)})
-    yield channel, futures
+    dialogue.unacked.update({10 + 2 * i: future for i, future in enumerate(futures)})
+    yield dialogue, futures
     loop.close()
 
 
@@ -339,72 +339,72 @@ def unacked() -> Iterator[tuple[Channel, list[asyncio.Future[int]]]]:
     ],
 )
 def test_runs_settle_what_is_waited_for(
-    unacked: tuple[Channel, list[asyncio.Future[int]]], runs: list[tuple[int, int]], settled: list[int]
+    unacked: tuple[Dialogue, list[asyncio.Future[int]]], runs: list[tuple[int, int]], settled: list[int]
 ) -> None:
     """Runs of any length settle exactly the sequences in them that somebody waits for."""
-    channel, futures = unacked
-    channel.handle_acks(Acks([], runs, []))
+    dialogue, futures = unacked
+    dialogue.handle_acks(Acks([], runs, []))
 
     assert [i for i, future in enumerate(futures) if future.done()] == settled
     assert all(futures[i].result() == 0 for i in settled)
-    assert len(channel.unacked) == 10 - len(settled)
+    assert len(dialogue.unacked) == 10 - len(settled)
 
 
-def test_a_refusal_carries_its_code(unacked: tuple[Channel, list[asyncio.Future[int]]]) -> None:
+def test_a_refusal_carries_its_code(unacked: tuple[Dialogue, list[asyncio.Future[int]]]) -> None:
     """A refused message settles with its code, and only once."""
-    channel, futures = unacked
-    channel.handle_acks(Acks([], [], [(12, 2), (12, 1), (99, 1)]))
+    dialogue, futures = unacked
+    dialogue.handle_acks(Acks([], [], [(12, 2), (12, 1), (99, 1)]))
 
     assert futures[1].result() == 2
 
 
-def test_many_claimed_runs_cost_little(unacked: tuple[Channel, list[asyncio.Future[int]]]) -> None:
+def test_many_claimed_runs_cost_little(unacked: tuple[Dialogue, list[asyncio.Future[int]]]) -> None:
     """A hostile body of the longest runs does not multiply by what we wait for."""
-    channel, futures = unacked
+    dialogue, futures = unacked
     loop = futures[0].get_loop()
-    channel.unacked.update({100 + i: loop.create_future() for i in range(20_000)})
+    dialogue.unacked.update({100 + i: loop.create_future() for i in range(20_000)})
     started = loop.time()
-    channel.handle_acks(Acks([], [(2**61, 2**62)] * ARRAY_ITEMS_MAX, []))
-    channel.handle_acks(Acks([], [(0, 2**62)] * ARRAY_ITEMS_MAX, []))
+    dialogue.handle_acks(Acks([], [(2**61, 2**62)] * ARRAY_ITEMS_MAX, []))
+    dialogue.handle_acks(Acks([], [(0, 2**62)] * ARRAY_ITEMS_MAX, []))
 
     assert loop.time() - started < 0.5
-    assert not channel.unacked
+    assert not dialogue.unacked
 
 
 async def test_closing_settles_who_waits_for_an_acknowledgement() -> None:
     """Each gets an error that says the agent may have the message; one that was cancelled is left alone."""
-    channel, _, _ = _make()
+    dialogue, _, _ = _make()
     loop = asyncio.get_running_loop()
     waiting, cancelled = loop.create_future(), loop.create_future()
     cancelled.cancel()
-    channel.unacked.update({1: waiting, 2: cancelled})
+    dialogue.unacked.update({1: waiting, 2: cancelled})
 
-    channel.close()
+    dialogue.close()
 
     with pytest.raises(LinkClosed, match="may have"):
         await waiting
-    assert not channel.unacked
+    assert not dialogue.unacked
 
 
-def test_a_closed_channel_sends_nothing() -> None:
+def test_a_closed_dialogue_sends_nothing() -> None:
     """A flush that comes after the end is harmless, and a flow that is taken later owes nobody."""
-    channel, link, _ = _make()
-    flow = channel.incoming(7)
+    dialogue, link, _ = _make()
+    flow = dialogue.incoming(7)
     flow.window.receive(100)
-    channel.post(_message(1), Priority.NORMAL, 1)
-    channel.close()
+    dialogue.post(_message(1), Priority.NORMAL, 1)
+    dialogue.close()
     flow.taken(100)
-    channel.flush()
+    dialogue.flush()
 
     assert link.sent == []
 
 
 def test_one_peer_cannot_invent_agents_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of agents that a peer may send to over one link is bounded."""
-    monkeypatch.setattr(channel_module, "FLOWS_MAX", 3)
-    channel, _, _ = _make()
-    flows = [channel.incoming(agent) for agent in range(3)]
+    monkeypatch.setattr(dialogue_module, "FLOWS_MAX", 3)
+    dialogue, _, _ = _make()
+    flows = [dialogue.incoming(agent) for agent in range(3)]
 
-    assert channel.incoming(2) is flows[2]
+    assert dialogue.incoming(2) is flows[2]
     with pytest.raises(RemoteProtocolError, match="more than 3 agents"):
-        channel.incoming(3)
+        dialogue.incoming(3)
