@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from transport.identity.credentials import Credentials, obtain_credentials
 from transport.identity.datadir import NodeDirectory
 from transport.identity.enrolment import EnrolmentDesk
 from transport.identity.joining import enrol
-from transport.identity.tls import TlsContexts
+from transport.identity.tls import TlsContexts, bare_context
 from transport.types import Address, NodeId
 
 
@@ -30,6 +31,7 @@ class Issuer:
     contexts: TlsContexts
     desk: EnrolmentDesk
     addresses: tuple[Address, ...]
+    handshakes: int = 0
 
 
 class ShiftedClock:
@@ -74,9 +76,20 @@ async def issuer(
             leaf = connection.transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
             await desk.serve(connection, leaf)
 
-        async with serve(handler, "127.0.0.1", 0, ssl=contexts.server, compression=None, ping_interval=None) as server:
+        made = Issuer(directory, contexts, desk, ())
+
+        def choose(connection: ssl.SSLObject, _name: str, _context: ssl.SSLContext) -> None:
+            # The library's server has one context for ever; a node takes the current one for each connection.
+            made.handshakes += 1
+            connection.context = contexts.server
+
+        outer = bare_context(ssl.PROTOCOL_TLS_SERVER)
+        await asyncio.to_thread(outer.load_cert_chain, credentials.tls_chain_path, credentials.tls_key_path)
+        outer.sni_callback = choose
+        async with serve(handler, "127.0.0.1", 0, ssl=outer, compression=None, ping_interval=None) as server:
             port = next(iter(server.sockets)).getsockname()[1]
-            yield Issuer(directory, contexts, desk, (Address("127.0.0.1", port),))
+            made.addresses = (Address("127.0.0.1", port),)
+            yield made
         await desk.close()
     finally:
         directory.release()

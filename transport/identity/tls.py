@@ -4,9 +4,10 @@ Session tickets are off because a resumed session skips the certificate checks: 
 during tests (RFC 8446 section 2.2 leaves the lifetime to the server).  ``VERIFY_X509_STRICT`` refuses what RFC 5280
 calls malformed.
 
-A context's trust store can only grow, so contexts are never changed to forget something: a new one is built, and the
-server's SNI callback, which OpenSSL runs for every ClientHello with or without a name, puts each new connection on the
-current one.  Connections that are already open stay as they are.
+A context's trust store can only grow, so contexts are never changed to forget something: a new one is built, and
+whoever accepts connections asks for the current one each time.  Connections that are already open stay as they are.
+(An SNI callback could switch contexts as well, but Python prints a traceback for every name that is not ASCII, which
+lets any stranger fill the log.)
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .names import ALPN
 class TlsContexts:
     """The contexts of one node; certificates and trust change live.
 
-    Read :attr:`client` anew for each dial; :attr:`server` is one object for the life of the listener.
+    Read :attr:`client` anew for each dial and :attr:`server` for each accepted connection.
     """
 
     def __init__(self, credentials: Credentials) -> None:
@@ -37,11 +38,8 @@ class TlsContexts:
         """
         self._credentials = credentials
         self._invite_authorities: tuple[x509.Certificate, ...] = ()
-        self._handshakes_started = 0
         self._client = _context(ssl.PROTOCOL_TLS_CLIENT, credentials)
-        self._current = _context(ssl.PROTOCOL_TLS_SERVER, credentials)
         self._server = _context(ssl.PROTOCOL_TLS_SERVER, credentials)
-        self._server.sni_callback = self._choose
 
     @property
     def credentials(self) -> Credentials:
@@ -50,18 +48,13 @@ class TlsContexts:
 
     @property
     def server(self) -> ssl.SSLContext:
-        """For listeners.  The same object always; each handshake uses the newest certificate and trust."""
+        """For one connection that was just accepted: the newest certificate and trust."""
         return self._server
 
     @property
     def client(self) -> ssl.SSLContext:
         """For dialling; trusts the network's authority only.  Pass ``server_hostname=names.server_name(...)``."""
         return self._client
-
-    @property
-    def handshakes_started(self) -> int:
-        """How many clients sent a ClientHello.  Those that never reach HTTP failed: asyncio reports them nowhere."""
-        return self._handshakes_started
 
     @property
     def invite_authorities(self) -> tuple[x509.Certificate, ...]:
@@ -75,25 +68,21 @@ class TlsContexts:
             DataDirectoryError: The new files cannot be loaded; the old contexts stay in use.
         """
         client = _context(ssl.PROTOCOL_TLS_CLIENT, credentials)
-        current = _context(ssl.PROTOCOL_TLS_SERVER, credentials, self._invite_authorities)
-        self._credentials, self._client, self._current = credentials, client, current
+        server = _context(ssl.PROTOCOL_TLS_SERVER, credentials, self._invite_authorities)
+        self._credentials, self._client, self._server = credentials, client, server
 
     def admit_invite_authority(self, certificate: x509.Certificate) -> None:
         """Let the holder of an invite complete a handshake.  It proves no membership: see ``verify_peer``."""
         if certificate not in self._invite_authorities:
-            self._current.load_verify_locations(cadata=certificates.der(certificate))
+            self._server.load_verify_locations(cadata=certificates.der(certificate))
             self._invite_authorities = (*self._invite_authorities, certificate)
 
     def set_invite_authorities(self, authorities: Iterable[x509.Certificate]) -> None:
         """Make these the only invite authorities; the others can no longer complete a handshake."""
         wanted = tuple(authorities)
         if wanted != self._invite_authorities:
-            self._current = _context(ssl.PROTOCOL_TLS_SERVER, self._credentials, wanted)
+            self._server = _context(ssl.PROTOCOL_TLS_SERVER, self._credentials, wanted)
             self._invite_authorities = wanted
-
-    def _choose(self, connection: ssl.SSLObject, _name: str, _context: ssl.SSLContext) -> None:
-        self._handshakes_started += 1
-        connection.context = self._current
 
 
 def _context(

@@ -34,7 +34,7 @@ async def test_a_token_past_its_grace_is_refused_without_asking(tmp_path: Path) 
         token = await desk.desk.invite(desk.addresses, ttl_s=60)
         with pytest.raises(TokenExpired):
             await join(tmp_path / "b", token, clock_s=2 * 86_400.0)
-        assert desk.contexts.handshakes_started == 0
+        assert desk.handshakes == 0
 
 
 async def test_a_tampered_token_is_refused(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ async def test_a_tampered_token_is_refused(tmp_path: Path) -> None:
         tampered = token[:-3] + ("A" if token[-3] != "A" else "B") + token[-2:]
         with pytest.raises(TokenMalformed):
             await join(tmp_path / "b", tampered)
-        assert desk.contexts.handshakes_started == 0
+        assert desk.handshakes == 0
     failed = await asyncio.to_thread(events, tmp_path / "b", "joiner")
     assert [one["fields"]["reason"] for one in failed] == ["TokenMalformed"]  # type: ignore[index]
 
@@ -170,7 +170,7 @@ async def test_a_directory_of_another_network_refuses_the_token(tmp_path: Path) 
         token = await desk.desk.invite(desk.addresses)
         with pytest.raises(DataDirectoryError, match="another network"):
             await join(tmp_path / "b", token)
-        assert desk.contexts.handshakes_started == 0
+        assert desk.handshakes == 0
     again = await asyncio.to_thread(make_credentials, tmp_path / "b", node_id="older")
     assert again.authority_fingerprint == own.authority_fingerprint
 
