@@ -20,7 +20,7 @@ from typing import Final, Protocol
 import structlog
 
 from transport.clock import Clock, SystemClock
-from transport.errors import LocalProtocolError, RemoteProtocolError
+from transport.errors import DataDirectoryError, LocalProtocolError, RemoteProtocolError
 from transport.link import CloseReason, Endpoint, Link, SendOutcome
 from transport.tasks import TaskScope
 from transport.types import Address, Lane, NodeId
@@ -71,11 +71,20 @@ BACKLOG_MAX: Final = 4096
 FUTURE_S: Final = 86_400
 
 #: Why a link may close without saying anything about the peer's health: it was we, or a better link took over.
-_WANTED: Final = frozenset({CloseReason.DUPLICATE_LINK, CloseReason.IDLE, CloseReason.SELF, CloseReason.DUPLICATE_NODE})
+#: NOT_ADMITTED: the certificate shown at the handshake expired; the node may long have another, so it is dialled again.
+_WANTED: Final = frozenset(
+    {
+        CloseReason.DUPLICATE_LINK,
+        CloseReason.IDLE,
+        CloseReason.SELF,
+        CloseReason.DUPLICATE_NODE,
+        CloseReason.NOT_ADMITTED,
+    }
+)
 
 
 #: Plain integers: this is looked at for every envelope of every frame.
-_GOSSIP: Final = (int(Kind.MEMBERSHIP), int(Kind.BROADCAST))
+_GOSSIP: Final = (int(Kind.MEMBERSHIP), int(Kind.BROADCAST), int(Kind.OVERLAY), int(Kind.PROBE))
 
 
 class GossipListener(Protocol):
@@ -440,7 +449,7 @@ class GossipService:
         if link is None:
             self._counters["sends_dropped_no_link"] += 1
             return
-        lane = Lane.CONTROL if effect.kind == Kind.MEMBERSHIP else Lane.NORMAL
+        lane = Lane.NORMAL if effect.kind == Kind.BROADCAST else Lane.CONTROL
         outcome = link.send(Envelope(effect.kind, effect.ttl, None, None, effect.body), lane, key=effect.key)
         if outcome is SendOutcome.FULL:
             self._counters["sends_dropped_full"] += 1
@@ -459,7 +468,7 @@ class GossipService:
     async def _write(self, persist: Callable[[int], object], incarnation: int) -> None:
         try:
             await asyncio.to_thread(persist, incarnation)
-        except OSError as error:
+        except (OSError, DataDirectoryError) as error:
             # The one thing persisted is a life that others hold above ours, to start above it next time.  If the
             # disk fails the operator must know, but this process has to stop all the same.
             self._counters["persist_failures"] += 1

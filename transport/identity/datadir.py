@@ -113,11 +113,7 @@ class NodeDirectory:
             DataDirectoryError: The counter is damaged, exhausted, or cannot be written.
         """
         path = self.path / "life"
-        stored = read_optional(path)
-        try:
-            last = -1 if stored is None else int(stored)
-        except ValueError:
-            raise DataDirectoryError(f"{path} does not hold a number", hint=f"rm {path}") from None
+        last = self._stored_life()
         clock = int(SystemClock().wall() if now is None else now.timestamp())
         life = max(last + 1, clock)
         if not 0 <= life <= LIFE_MAX:
@@ -132,9 +128,17 @@ class NodeDirectory:
             DataDirectoryError: The counter is damaged or cannot be written.
         """
         path = self.path / "life"
-        stored = read_optional(path)
-        if stored is None or int(stored) < life:
+        if self._stored_life() < life:
             write_atomic(path, f"{life}\n".encode())
+
+    def _stored_life(self) -> int:
+        """The last life on record; -1: none."""
+        path = self.path / "life"
+        stored = read_optional(path)
+        try:
+            return -1 if stored is None else int(stored)
+        except ValueError:
+            raise DataDirectoryError(f"{path} does not hold a number", hint=f"rm {path}") from None
 
     @property
     def control_socket_path(self) -> Path:
