@@ -27,11 +27,13 @@ from gossip.incarnation import life_of, make_incarnation
 from gossip.service import GossipService
 from transport.clock import SystemClock
 from transport.errors import RemoteProtocolError
+from transport.identity.audit import AuditLog
 from transport.identity.credentials import Credentials, obtain_credentials
 from transport.identity.datadir import NodeDirectory, default_data_dir, default_node_id
 from transport.identity.enrolment import EnrolmentDesk
 from transport.identity.joining import enrol
 from transport.identity.tls import TlsContexts
+from transport.identity.trail import AuditTrail
 from transport.link import CloseReason, Link
 from transport.logs import get_logger
 from transport.tasks import TaskScope
@@ -113,6 +115,9 @@ class Runtime:
         now = datetime.fromtimestamp(self._clock.wall(), UTC)
         self._credentials = await asyncio.to_thread(obtain_credentials, self._directory, now=now)
         self._contexts = await asyncio.to_thread(TlsContexts, self._credentials)
+        self._audit = AuditLog(self._directory.path / "audit.log", clock=self._clock)
+        self._trail = AuditTrail(self._audit)
+        stack.push_async_callback(self._trail.close)
         self._incarnation = make_incarnation(await asyncio.to_thread(self._directory.next_life))
         self._profile = replace(self._profile, can_issue=self._credentials.can_issue)
 
@@ -134,7 +139,9 @@ class Runtime:
         self._watcher = InterfaceWatcher()
         await self._watcher.start()
         stack.push_async_callback(self._watcher.close)
-        self._desk = EnrolmentDesk(directory, self._contexts, clock=self._clock, is_member=self._is_live)
+        self._desk = EnrolmentDesk(
+            directory, self._contexts, clock=self._clock, is_member=self._is_live, audit=self._audit
+        )
         self.gossip = GossipService(
             self.node_id,
             self._incarnation,
@@ -157,6 +164,7 @@ class Runtime:
             clock=self._clock,
             config=config.link_config(),
             enrolment=self._desk,
+            trail=self._trail,
         )
         await self.endpoint.start()
         stack.push_async_callback(self.endpoint.close)
@@ -232,7 +240,7 @@ class Runtime:
             if self._profile_timer is not None:
                 self._profile_timer.cancel()
             # What was accepted goes out before the goodbye; agents stop first, so that nothing new is accepted.
-            await self.courier.close()
+            await self.courier.close(drain_s=timeout_s / 2)
             await self.gossip.leave(timeout_s)
         finally:
             self._state = "closed"

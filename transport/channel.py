@@ -12,6 +12,7 @@ here: the endpoint ticks all of its links from one (:mod:`transport.endpoint`).
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Protocol
 
 from . import session as core
@@ -29,12 +30,16 @@ log = get_logger("mesh.transport")
 
 
 class ChannelClosed(Exception):
-    """The channel ended; ``code`` is the peer's close code, or 1006 if there was none."""
+    """The channel ended; ``code`` is the close code, or 1006 if there was none.
 
-    def __init__(self, code: int, detail: str = "") -> None:
+    ``by_peer``: it was the peer's decision, not the channel's own, which may have found the peer out.
+    """
+
+    def __init__(self, code: int, detail: str = "", *, by_peer: bool = True) -> None:
         super().__init__(code, detail)
         self.code = code
         self.detail = detail
+        self.by_peer = by_peer
 
 
 class Channel(Protocol):
@@ -101,6 +106,7 @@ class ChannelLink:
         "dialled",
         "envelopes_received",
         "envelopes_sent",
+        "expires_s",
         "frames_received",
         "frames_sent",
         "is_open",
@@ -116,11 +122,13 @@ class ChannelLink:
         *,
         dialled: bool,
         expected: NodeId | None = None,
+        since_s: float | None = None,
     ) -> None:
         config = endpoint.config
         self._endpoint = endpoint
         self._channel = channel
-        self._session = core.Session(ours, certified, expected, config, endpoint.clock.monotonic())
+        began_s = endpoint.clock.monotonic() if since_s is None else since_s
+        self._session = core.Session(ours, certified, expected, config, began_s)
         self._queues = LaneQueues(config.lane_envelopes_max, config.lane_bytes_max)
         self._peer: PeerInfo | None = None
         self._size_max = 0
@@ -132,6 +140,8 @@ class ChannelLink:
         self._finished = False
         self.is_open = False
         self.dialled = dialled
+        self.expires_s = math.inf
+        """When what admitted the peer ends, seconds since the epoch; the endpoint closes the link then."""
         self.decided: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the link opened or failed to."""
         self.refused_by_peer = False
@@ -259,7 +269,7 @@ class ChannelLink:
             while True:
                 self._received(await self._channel.receive())
         except ChannelClosed as closed:
-            self._lost(closed.code, closed.detail)
+            self._lost(closed.code, closed.detail, by_peer=closed.by_peer)
         except RemoteProtocolError as error:
             await self._fail(error)
         finally:
@@ -326,11 +336,11 @@ class ChannelLink:
             await asyncio.wait([self._sender])
         self._lost(error.code, error.message)
 
-    def _lost(self, code: int, detail: str) -> None:
+    def _lost(self, code: int, detail: str, *, by_peer: bool = True) -> None:
         """The channel ended; find out why."""
         if self._reason is None:
             bye = self._session.bye
-            self.refused_by_peer = bye is not None or code != CloseReason.CONNECTION_LOST
+            self.refused_by_peer = bye is not None or (by_peer and code != CloseReason.CONNECTION_LOST)
             if bye is not None:
                 code, detail = bye
             self._reason = (close_reason(code), detail)

@@ -29,6 +29,17 @@ log = get_logger("mesh.transport")
 
 _PROBE_LOOKS: Final = 50
 
+#: What a peer did wrong, when it is this side that closes for it.
+_BREACHES: Final = frozenset(
+    {
+        CloseReason.MESSAGE_TOO_BIG,
+        CloseReason.PROTOCOL_ERROR,
+        CloseReason.WRONG_NETWORK,
+        CloseReason.IDENTITY_MISMATCH,
+        CloseReason.UNSUPPORTED_VERSION,
+    }
+)
+
 
 class BaseEndpoint(ABC):
     """What all endpoints share.
@@ -60,7 +71,7 @@ class BaseEndpoint(ABC):
         self.config = config or LinkConfig()
         self.handler = handler
         self.tasks = TaskScope(f"endpoint {node_id}")
-        self.counters: Counter[str] = Counter()
+        self.counters: Counter[str] = Counter(handler_errors=0)
         self._advertise = advertise
         self._hello = Hello(network=network, node_id=node_id, incarnation=incarnation, software=software)
         self._links: dict[NodeId, Link] = {}
@@ -100,10 +111,11 @@ class BaseEndpoint(ABC):
         self._hello = replace(self._hello, incarnation=incarnation)
 
     def statistics(self) -> dict[str, int]:
-        """Counters since the start: links, traffic and drops of all links, refusals by reason."""
+        """Counters since the start: links, traffic and drops of all links, refusals in all and by cause."""
         totals = Counter(self.counters)
         for link in self._live:
             _add_traffic(totals, link)
+        totals["refused"] = sum(count for name, count in self.counters.items() if name.startswith("refused_"))
         totals["links_open"] = len(self._links)
         totals["links_live"] = len(self._live)
         return dict(totals)
@@ -180,11 +192,17 @@ class BaseEndpoint(ABC):
         """Wait until all resources are returned to the system."""
 
     def _begin(
-        self, channel: Channel, certified: NodeId, *, dialled: bool, expected: NodeId | None = None
+        self,
+        channel: Channel,
+        certified: NodeId,
+        *,
+        dialled: bool,
+        expected: NodeId | None = None,
+        since_s: float | None = None,
     ) -> ChannelLink:
-        """A link over a new channel; the caller runs it."""
+        """A link over a new channel, whose handshake began at ``since_s`` (default: now); the caller runs it."""
         ours = replace(self._hello, addresses=self.addresses)
-        link = ChannelLink(self, channel, ours, certified, dialled=dialled, expected=expected)
+        link = ChannelLink(self, channel, ours, certified, dialled=dialled, expected=expected, since_s=since_s)
         self._live[link] = None
         self.counters["links_dialled" if dialled else "links_accepted"] += 1
         return link
@@ -272,6 +290,10 @@ class BaseEndpoint(ABC):
         except Exception as error:  # noqa: BLE001 - a handler's mistake must not take the endpoint down; it is logged
             self._handler_failed(error, link, "envelopes_received")
 
+    def breach(self, link: ChannelLink, reason: CloseReason, detail: str) -> None:
+        """``link`` ended because of what its peer sent: count and log it."""
+        self.refuse(reason.name.lower(), peer=link.certified, error=detail)
+
     def link_finished(self, link: ChannelLink, *, was_open: bool) -> None:
         """``link`` is over; called once for each."""
         self._live.pop(link, None)
@@ -282,6 +304,8 @@ class BaseEndpoint(ABC):
         peer = link.certified
         if self._links.get(peer) is link:
             del self._links[peer]
+        if reason in _BREACHES and not link.refused_by_peer:
+            self.breach(link, reason, detail)
         if not was_open:
             self.counters[f"handshakes_failed_{reason.name.lower()}"] += 1
             log.debug("link refused", peer=peer, reason=reason.name, detail=detail, by_peer=link.refused_by_peer)
@@ -335,12 +359,17 @@ class BaseEndpoint(ABC):
 
     def _sweep(self) -> None:
         """Tick every link.  One timer for all, because waking up costs more than the work."""
-        now = self.clock.monotonic()
+        now, wall = self.clock.monotonic(), self.clock.wall()
         late_s = now - self._sweep_due_s
         # When this process did not run (stopped, starved, a long callback), what the peers sent waits unread.
         event = core.Ticked(late_s if late_s > self.config.keepalive_interval_s / 2 else 0.0)
         for link in list(self._live):
             link.tick(event, now)
+            if wall >= link.expires_s and link.is_open:
+                # A certificate admits until it ends, not until somebody hangs up.  Whoever has a new one is dialled
+                # again at once.
+                self.counters["links_expired"] += 1
+                link.close(CloseReason.NOT_ADMITTED, f"the certificate that {link.certified} showed expired")
         self._schedule_sweep()
 
     async def _until_quiet(self, timeout_s: float) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import asyncio.sslproto
 import logging
+import math
 import socket
 import ssl
 from collections.abc import Callable
@@ -24,13 +25,16 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Final, Protocol, TypedDict
 
+from cryptography import x509
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import Server, ServerConnection
 from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
+from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import OPEN
+from websockets.protocol import Protocol as WebSocketProtocol
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
@@ -39,9 +43,10 @@ from .clock import Clock
 from .config import LinkConfig
 from .endpoint import BaseEndpoint
 from .errors import CertificateRejected, HandshakeFailed, ListenError, PeerUnreachable
-from .identity.certificates import verify_peer
+from .identity.certificates import claimed_subject, verify_peer
 from .identity.names import ALPN, server_name
 from .identity.tls import TlsContexts
+from .identity.trail import AuditTrail
 from .link import CloseReason, LinkHandler
 from .logs import get_logger
 from .tasks import TaskScope
@@ -59,6 +64,15 @@ _WS_INVALID_DATA: Final = 1007
 #: Bytes that asyncio reads from TLS at once: one TLS record.
 _TLS_READ_BYTES: Final = 16_384
 _BACKLOG: Final = 1024
+#: Unsent bytes above which a WebSocket ping gets no pong: its sender asks without reading the answers.
+_PONG_BACKLOG_BYTES: Final = 1 << 20
+#: What OpenSSL calls a handshake that failed, and the cause that we count and log it under; others: "tls".
+_TLS_CAUSES: Final = {
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "no_certificate",
+    "CERTIFICATE_VERIFY_FAILED": "certificate",
+    "UNSUPPORTED_PROTOCOL": "tls_version",
+    "HTTP_REQUEST": "plain_http",
+}
 #: How long to pause accepting when the process is out of file descriptors.
 _ACCEPT_PAUSE_S: Final = 0.1
 # The library reports through logging; what matters is reported here as refusals and close reasons.
@@ -77,12 +91,14 @@ class EnrolmentService(Protocol):
 class WebSocketChannel:
     """Frames as binary messages of one WebSocket connection."""
 
-    __slots__ = ("_connection", "remote_address")
+    __slots__ = ("_connection", "expires_s", "remote_address")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, expires_s: float = math.inf) -> None:
         self._connection = connection
         host, port = connection.remote_address[:2]
         self.remote_address = Address(host, port)
+        self.expires_s = expires_s
+        """When the certificate that the peer showed ends, seconds since the epoch."""
 
     async def send(self, frame: bytes) -> None:
         """See :class:`transport.channel.Channel`."""
@@ -115,8 +131,36 @@ def _channel_closed(closed: ConnectionClosed) -> ChannelClosed:
     if closed.sent is not None:
         # We closed, or the library found the peer out: a message too big, or bytes that are not WebSocket.
         wrong = closed.sent.code in {_WS_PROTOCOL_ERROR, _WS_INVALID_DATA}
-        return ChannelClosed(CloseReason.PROTOCOL_ERROR if wrong else closed.sent.code, closed.sent.reason)
+        code = CloseReason.PROTOCOL_ERROR if wrong else closed.sent.code
+        return ChannelClosed(code, closed.sent.reason, by_peer=False)
     return ChannelClosed(CloseReason.CONNECTION_LOST, str(closed.__cause__ or ""))
+
+
+class _BoundedPongs(WebSocketProtocol):
+    """A protocol that does not answer pings without end to a peer that does not read.
+
+    The library writes pongs past every bound of its own, since they are not awaited; 100 MB a minute were seen.
+    RFC 6455 section 5.5.3 lets a receiver answer only the most recent ping.
+    """
+
+    transport: asyncio.WriteTransport | None = None
+
+    def send_frame(self, frame: Frame) -> None:
+        if (
+            frame.opcode is Opcode.PONG
+            and self.transport is not None
+            and self.transport.get_write_buffer_size() > _PONG_BACKLOG_BYTES
+        ):
+            return
+        super().send_frame(frame)
+
+
+class _ServerProtocol(_BoundedPongs, ServerProtocol):
+    """The accepting side's."""
+
+
+class _ClientProtocol(_BoundedPongs, ClientProtocol):
+    """The dialling side's."""
 
 
 class _Accepted(ServerConnection):
@@ -150,6 +194,7 @@ class WebSocketEndpoint(BaseEndpoint):
         clock: Where to read the time.
         config: Limits and timing.
         enrolment: Who serves holders of invites; ``None``: nobody.
+        trail: Where refused certificates and identities are recorded; ``None``: only in the log.
         software: Name and version for the hello.
     """
 
@@ -166,6 +211,7 @@ class WebSocketEndpoint(BaseEndpoint):
         clock: Clock | None = None,
         config: LinkConfig | None = None,
         enrolment: EnrolmentService | None = None,
+        trail: AuditTrail | None = None,
         software: str = "peermesh",
     ) -> None:
         super().__init__(
@@ -181,6 +227,7 @@ class WebSocketEndpoint(BaseEndpoint):
         _shrink_tls_buffers()
         self.contexts = contexts
         self.enrolment = enrolment
+        self._trail = trail
         self.listening = listen
         """Where it listens; the port is the real one after :meth:`start`."""
         self._sockets: list[socket.socket] = []
@@ -255,6 +302,7 @@ class WebSocketEndpoint(BaseEndpoint):
 
     async def _serve(self, connected: socket.socket, host: str) -> None:
         """One accepted connection from TLS to the end of its link."""
+        accepted_s = self.clock.monotonic()
         try:
             async with asyncio.timeout(self.config.handshake_timeout_s):
                 connection = await self._handshake(connected, host)
@@ -274,10 +322,11 @@ class WebSocketEndpoint(BaseEndpoint):
         try:
             peer = self._verify(leaf, None)
         except CertificateRejected as error:
-            self.refuse("certificate", host=host, error=error.message)
+            self._refuse_certificate(host, error.message, leaf)
             connection.transport.abort()
             return
-        link = self._begin(WebSocketChannel(connection), peer, dialled=False)
+        channel = WebSocketChannel(connection, _expiry_s(leaf))
+        link = self._begin(channel, peer, dialled=False, since_s=accepted_s)
         await self._run_pending(link)
 
     async def _run_pending(self, link: ChannelLink) -> None:
@@ -300,7 +349,13 @@ class WebSocketEndpoint(BaseEndpoint):
             )
         except (OSError, EOFError) as error:
             # SSLError and timeouts are OSErrors.
-            self.refuse("tls", host=host, error=str(error) or type(error).__name__)
+            cause = _TLS_CAUSES.get(getattr(error, "reason", None) or "", "tls")
+            text = str(error) or type(error).__name__
+            if cause == "certificate":
+                # OpenSSL does not say whose it was.
+                self._refuse_certificate(host, text)
+            else:
+                self.refuse(cause, host=host, error=text)
             return None
         self._track(connection)
         try:
@@ -318,7 +373,7 @@ class WebSocketEndpoint(BaseEndpoint):
         return connection
 
     def _new_accepted(self) -> _Accepted:
-        protocol = ServerProtocol(max_size=FRAME_BYTES_MAX, logger=_library_log)
+        protocol = _ServerProtocol(max_size=FRAME_BYTES_MAX, logger=_library_log)
         return _Accepted(protocol, self._server, **_options(self.config))
 
     def _check_request(self, connection: ServerConnection, request: Request) -> Response | None:
@@ -332,22 +387,43 @@ class WebSocketEndpoint(BaseEndpoint):
         if request.path != MESH_PATH:
             self.refuse("path", host=host, path=request.path[:80])
             return connection.respond(HTTPStatus.NOT_FOUND, "no such path\n")
+        leaf = _peer_certificate(connection)
         try:
-            self._verify(_peer_certificate(connection), None)
+            self._verify(leaf, None)
         except CertificateRejected as error:
-            self.refuse("certificate", host=host, error=error.message)
+            self._refuse_certificate(host, error.message, leaf)
             return connection.respond(HTTPStatus.FORBIDDEN, f"{error.message}\n")
         return None
+
+    def _refuse_certificate(self, host: str, why: str, leaf: bytes = b"", *, dialled: bool = False) -> None:
+        """Count, log and record a certificate that does not make its holder a member."""
+        if dialled:
+            self.counters["dials_certificate_rejected"] += 1
+        else:
+            self.refuse("certificate", host=host, error=why)
+        self._record("certificate rejected", remote=host, message=why, claimed=_claimed(leaf), dialled=dialled)
+
+    def _record(self, event: str, /, **fields: str | bool) -> None:
+        if self._trail is not None:
+            self._trail.note(event, **fields)
+
+    def breach(self, link: ChannelLink, reason: CloseReason, detail: str) -> None:
+        """See :class:`transport.endpoint.BaseEndpoint`."""
+        super().breach(link, reason, detail)
+        if reason is CloseReason.IDENTITY_MISMATCH:
+            self._record("identity refused", remote=str(link.remote_address), certified=link.certified, message=detail)
 
     # Dialling.
 
     async def _connect(self, address: Address, expected: NodeId | None) -> tuple[Channel, NodeId]:
         name = server_name(self.network, expected)
         connection = await self._open(address, name)
+        leaf = b""
         try:
             if _alpn(connection) != ALPN:
                 raise HandshakeFailed(f"{address} does not speak {ALPN}")
-            peer = self._verify(_peer_certificate(connection), expected)
+            leaf = _peer_certificate(connection)
+            peer = self._verify(leaf, expected)
             await connection.handshake(user_agent_header=None)
         except InvalidStatus as error:
             connection.transport.abort()
@@ -361,12 +437,13 @@ class WebSocketEndpoint(BaseEndpoint):
             ) from error
         except CertificateRejected as error:
             connection.transport.abort()
+            self._refuse_certificate(str(address), error.message, leaf, dialled=True)
             raise HandshakeFailed(f"{address}: {error.message}", hint=error.hint) from error
         except BaseException:
             # Whatever it was, cancellation included: nobody else would close the connection.
             connection.transport.abort()
             raise
-        return WebSocketChannel(connection), peer
+        return WebSocketChannel(connection, _expiry_s(leaf)), peer
 
     async def _open(self, address: Address, name: str) -> ClientConnection:
         """TCP and TLS."""
@@ -374,7 +451,7 @@ class WebSocketEndpoint(BaseEndpoint):
         uri = parse_uri(f"wss://{name}:{address.port}{MESH_PATH}")
 
         def new_connection() -> ClientConnection:
-            protocol = ClientProtocol(uri, max_size=FRAME_BYTES_MAX, logger=_library_log)
+            protocol = _ClientProtocol(uri, max_size=FRAME_BYTES_MAX, logger=_library_log)
             return ClientConnection(protocol, **_options(config))
 
         try:
@@ -389,6 +466,7 @@ class WebSocketEndpoint(BaseEndpoint):
                 happy_eyeballs_delay=0.25,
             )
         except ssl.SSLCertVerificationError as error:
+            self._refuse_certificate(str(address), error.verify_message, dialled=True)
             raise HandshakeFailed(f"{address} is not {name}, or not of this network: {error.verify_message}") from error
         except (ssl.SSLError, ConnectionResetError, EOFError) as error:
             raise HandshakeFailed(f"{address} does not speak TLS as peermesh does: {error}") from error
@@ -411,7 +489,23 @@ class WebSocketEndpoint(BaseEndpoint):
 
     def _track(self, connection: Connection) -> None:
         self._connections[connection] = None
+        if isinstance(connection.protocol, _BoundedPongs):
+            connection.protocol.transport = connection.transport
         connection.connection_lost_waiter.add_done_callback(lambda _: self._connections.pop(connection, None))
+
+    def _begin(
+        self,
+        channel: Channel,
+        certified: NodeId,
+        *,
+        dialled: bool,
+        expected: NodeId | None = None,
+        since_s: float | None = None,
+    ) -> ChannelLink:
+        link = super()._begin(channel, certified, dialled=dialled, expected=expected, since_s=since_s)
+        if isinstance(channel, WebSocketChannel):
+            link.expires_s = channel.expires_s
+        return link
 
     async def _released(self) -> None:
         waiters = [connection.connection_lost_waiter for connection in self._connections]
@@ -445,6 +539,19 @@ def _peer_certificate(connection: Connection) -> bytes:
     """The peer's leaf in DER; TLS demanded one."""
     tls: ssl.SSLObject = connection.transport.get_extra_info("ssl_object")
     return tls.getpeercert(binary_form=True) or b""
+
+
+def _expiry_s(leaf: bytes) -> float:
+    """When a certificate that was verified ends, seconds since the epoch."""
+    return x509.load_der_x509_certificate(leaf).not_valid_after_utc.timestamp()
+
+
+def _claimed(leaf: bytes) -> str:
+    """Whom a refused certificate names, if that can be read."""
+    try:
+        return claimed_subject(leaf).uri
+    except CertificateRejected:
+        return ""
 
 
 def _alpn(connection: Connection) -> str | None:

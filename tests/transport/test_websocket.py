@@ -244,18 +244,18 @@ _UPGRADE = (
 
 
 @pytest.mark.parametrize(
-    ("data", "make_context"),
+    ("data", "make_context", "cause"),
     [
-        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", lambda: None),
-        (_UPGRADE, lambda: None),
-        (b"\x00" * 100, lambda: None),
-        (_UPGRADE, _bare),
-        (_UPGRADE, lambda: _bare(version=ssl.TLSVersion.TLSv1_2)),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", lambda: None, "plain_http"),
+        (_UPGRADE, lambda: None, "plain_http"),
+        (b"\x00" * 100, lambda: None, "tls"),
+        (_UPGRADE, _bare, "no_certificate"),
+        (_UPGRADE, lambda: _bare(version=ssl.TLSVersion.TLSv1_2), "tls_version"),
     ],
     ids=["plain http", "plain ws", "garbage", "no certificate", "tls 1.2"],
 )
 async def test_what_is_not_mutual_tls_13_gets_nothing(
-    bed: WebSocketBed, data: bytes, make_context: Callable[[], ssl.SSLContext | None]
+    bed: WebSocketBed, data: bytes, make_context: Callable[[], ssl.SSLContext | None], cause: str
 ) -> None:
     """No HTTP answer, no WebSocket, a counted refusal, and the node goes on."""
     node = await bed.node("a")
@@ -263,7 +263,7 @@ async def test_what_is_not_mutual_tls_13_gets_nothing(
     answer = await _read_all(node.address, data, make_context())
 
     assert b"HTTP" not in answer
-    await eventually(lambda: node.endpoint.statistics().get("refused_tls") == 1)
+    await eventually(lambda: node.endpoint.statistics().get(f"refused_{cause}") == 1)
     await answers(bed, node)
 
 
