@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 import platform
 import ssl
-from mesh.cli.work import installed_version
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from mesh.cli.work import installed_version
+
 
 def machine() -> dict[str, Any]:
     """The machine, the versions that matter, and how busy it was with other things."""
     return {
-        "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "cpu": _processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
+import datetime as dt
 import ipaddress
 import json
 import os
@@ -40,10 +40,10 @@ def nats_server() -> str | None:
 
 def write_certificates(folder: Path) -> None:
     """Write ``ca.crt`` and, for server and client, ``tls.crt`` and ``tls.key``: P-256, as the mesh has them."""
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "benchmark authority")])
-    times = (now - datetime.timedelta(minutes=5), now + datetime.timedelta(days=1))
+    times = (now - dt.timedelta(minutes=5), now + dt.timedelta(days=1))
     ca = (
         x509.CertificateBuilder(ca_name, ca_name, ca_key.public_key(), x509.random_serial_number(), *times)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)

@@ -46,8 +46,10 @@ class NatsWorker:
                 subject, cb=callback, pending_msgs_limit=_PENDING_MESSAGES, pending_bytes_limit=_PENDING_BYTES
             )
         await self._client.flush()
-        transport = self._client._transport  # there is no public way to it
-        return {"tls": transport._io_writer.get_extra_info("ssl_object").version()}
+        writer = getattr(self._client._transport, "_io_writer", None)  # there is no public way to it
+        if writer is None or (tls := writer.get_extra_info("ssl_object")) is None:
+            raise RuntimeError("the connection to nats-server is not TLS, so there is nothing to compare with")
+        return {"tls": tls.version()}
 
     async def expect(self, count: int) -> None:
         """Get ready for ``count`` messages."""

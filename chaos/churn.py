@@ -33,6 +33,7 @@ _HOSTED_SHARE: Final = 0.6
 """Of all nodes, how many live in the hosts."""
 _PAUSE_S: Final = (0.1, 1.5)
 _AGREE_S: Final = 30.0
+_WIND_DOWN_S: Final = 3.0
 _RSS_BYTES_MAX: Final = 300 * 2**20
 # A dead node's memory is kept for its survivors' tables, and allocators keep what they had.
 _RSS_GROWTH_BYTES_MAX: Final = 80 * 2**20
@@ -216,33 +217,35 @@ class Churn:
             await self._leave(name)
         for host in self._hosts:
             await host.call("leave_all")
-            await self._compare(host, self._before[host.name])
+            before = self._before[host.name]
+            self.compare(host.name, before, await self._quiet(host, before))
 
-    async def _compare(self, host: Worker, before: Document) -> None:
-        after = await self._quiet(host, before)
-        self._complain(host.name, after)
+    def compare(self, name: str, before: Document, after: Document) -> None:
+        """Report what the host ``name`` holds ``after`` the run that it did not hold ``before``."""
+        self._complain(name, after)
         for kind in ("tasks", "threads"):
-            surplus = Counter(after[kind]) - Counter(before[kind])
+            surplus: Counter[str] = Counter(after[kind]) - Counter(before[kind])
             if surplus:
-                self.report.problems.append(f"{host.name} leaked {kind}: {dict(surplus)}")
+                self.report.problems.append(f"{name} leaked {kind}: {dict(surplus)}")
         grown = Counter(after["descriptors"].values()) - Counter(before["descriptors"].values())
         if len(after["descriptors"]) > len(before["descriptors"]):
-            self.report.problems.append(f"{host.name} leaked descriptors: {dict(grown)}")
+            self.report.problems.append(f"{name} leaked descriptors: {dict(grown)}")
         rss, growth = after["rss_bytes"], after["rss_bytes"] - before["rss_bytes"]
         self.report.rss_mib_max = max(self.report.rss_mib_max, round(rss / 2**20, 1))
         self.report.rss_growth_mib_max = max(self.report.rss_growth_mib_max, round(growth / 2**20, 1))
         if rss > _RSS_BYTES_MAX or growth > _RSS_GROWTH_BYTES_MAX:
-            self.report.problems.append(f"{host.name} holds {rss >> 20} MiB, {growth >> 20} MiB more than at first")
+            self.report.problems.append(f"{name} holds {rss >> 20} MiB, {growth >> 20} MiB more than at first")
 
     @staticmethod
     async def _quiet(host: Worker, before: Document) -> Document:
         """The host's holdings, once they are what they were or have had time to become so."""
-        for _ in range(30):
+        deadline = _CLOCK.monotonic() + _WIND_DOWN_S
+        while True:
             after = await host.call("usage")
-            if len(after["tasks"]) <= len(before["tasks"]) and len(after["descriptors"]) <= len(before["descriptors"]):
-                break
+            settled = all(len(after[kind]) <= len(before[kind]) for kind in ("tasks", "threads", "descriptors"))
+            if settled or _CLOCK.monotonic() > deadline:
+                return after
             await asyncio.sleep(0.1)
-        return after
 
     def _complain(self, name: str, usage: Document) -> None:
         self.report.problems += [f"{name} logged: {text}" for text in usage["complaints"]]

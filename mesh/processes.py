@@ -71,7 +71,7 @@ class Worker:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=_environment(),
+            env=worker_environment(),
             limit=_LINE_BYTES_MAX,
             start_new_session=True,  # Ctrl-C is the parent's; it ends the workers in order
         )
@@ -249,7 +249,7 @@ class Workers:
         return not any(worker.is_running for worker in self._workers) and (self._keep or not self.path.exists())
 
 
-def _environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
     """This process's environment without the settings of the user's own node, which the workers are not."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MESH_")}
     root = Path(__file__).resolve().parent.parent

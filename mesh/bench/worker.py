@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from typing import Any, Final
 
@@ -92,13 +91,8 @@ class BenchWorker:
         """What this process uses."""
         import psutil  # only the idle benchmark asks
 
-        process = psutil.Process()
-        return {
-            "rss_bytes": process.memory_info().rss,
-            "cpu_s": time.process_time(),
-            "threads": process.num_threads(),
-            "pid": os.getpid(),
-        }
+        memory = await asyncio.to_thread(lambda: psutil.Process().memory_info())
+        return {"rss_bytes": memory.rss, "cpu_s": time.process_time()}
 
     async def leave(self) -> None:
         """Leave with every node."""
