@@ -92,7 +92,7 @@ class GossipConfig:
         plumtree_cache_bytes_max: The same in bytes; at least one payload.
         plumtree_missing_max: Bound of the announced broadcasts that are waited for.
         plumtree_ihave_ids_max: Announcements taken from one peer in a second; the rest is left to the sync.
-        plumtree_syncs_max: Syncs taken from one peer in a second; above ``1 / plumtree_sync_interval_s`` and its answers.
+        plumtree_syncs_max: Syncs taken from one peer in a second; above ``2 / plumtree_sync_interval_s``.
         plumtree_link_bytes_per_s: What even a slow link carries: waiting for a large payload takes longer by its size
             over this, so that it is not fetched twice while it is under way.
         plumtree_repair_bytes_max: Payload bytes sent to one peer's requests in a second; at least one payload.
@@ -144,8 +144,8 @@ class GossipConfig:
     broadcast_origins_max: int = 20_000
     broadcast_origin_s: float = 3600.0
     plumtree_flush_s: float = 0.005
-    plumtree_ihave_timeout_s: float = 0.08
-    plumtree_graft_timeout_s: float = 0.04
+    plumtree_ihave_timeout_s: float = 0.12
+    plumtree_graft_timeout_s: float = 0.06
     plumtree_optimise_hops: int = 7
     plumtree_prune_interval_s: float = 0.5
     plumtree_sync_interval_s: float = 1.0
@@ -184,6 +184,10 @@ class GossipConfig:
             "members_max",
             "broadcast_window",
             "broadcast_origins_max",
+            "plumtree_sync_interval_s",
+            "plumtree_age_s",
+            "plumtree_cache_count_max",
+            "plumtree_link_bytes_per_s",
         )
         for name in positive:
             if getattr(self, name) <= 0:
@@ -202,6 +206,12 @@ class GossipConfig:
             raise ValueError(f"shuffle_active and shuffle_passive must not exceed {SHUFFLE_MAX} together")
         if self.sync_body_bytes_max < self.meta_bytes_max:
             raise ValueError("sync_body_bytes_max must not be below meta_bytes_max")
+        if self.plumtree_graft_timeout_s > self.plumtree_ihave_timeout_s:
+            raise ValueError("plumtree_graft_timeout_s must not exceed plumtree_ihave_timeout_s")
+        if self.plumtree_sync_grace_s < self.plumtree_ihave_timeout_s:
+            raise ValueError("plumtree_sync_grace_s must not be below plumtree_ihave_timeout_s")
+        if self.plumtree_age_s < 2 * self.plumtree_sync_interval_s:
+            raise ValueError("plumtree_age_s must not be below twice plumtree_sync_interval_s")
 
     @classmethod
     def local(cls) -> GossipConfig:
@@ -222,6 +232,14 @@ class GossipConfig:
             suspicion_s=8.0,
             suspicion_refused_s=4.0,
             flush_delay_s=0.1,
+            plumtree_flush_s=0.02,
+            plumtree_ihave_timeout_s=0.6,
+            plumtree_graft_timeout_s=0.4,
+            plumtree_prune_interval_s=1.0,
+            plumtree_sync_interval_s=2.0,
+            plumtree_sync_grace_s=1.2,
+            plumtree_age_s=60.0,
+            plumtree_link_bytes_per_s=1024 * 1024,
             dial_delay_s=1.0,
             dial_backoff_s_min=1.0,
             dial_backoff_s_max=60.0,
