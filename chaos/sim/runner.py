@@ -28,8 +28,8 @@ _SIZED_PER_S: Final = 8
 _TTL: Final = 64
 
 
-class _Watch:
-    """Passes what the world tells on to checkers and measurements."""
+class Watch:
+    """Passes what the world tells on to checkers and measurements; see :class:`~chaos.sim.observers.Observers`."""
 
     def __init__(self, checkers: Checkers, broadcasts: Broadcasts, detections: Detections) -> None:
         self._checkers = checkers
@@ -38,31 +38,39 @@ class _Watch:
         self._count_copies = broadcasts.count_copies
 
     def started(self, process: Process) -> None:
+        """The checkers look at it from here on."""
         self._checkers.started(process)
 
     def ended(self, process: Process) -> None:
+        """The checkers let go of it."""
         self._checkers.ended(process)
 
     def sent(self, effect: Send) -> None:
+        """Copies of payloads are counted."""
         if effect.kind == Kind.BROADCAST:
             self._count_copies(effect)
         if len(effect.body) > 1 << 20:
             self._checkers.body(len(effect.body), effect.peer)
 
     def transition(self, process: Process, before: Member | None, after: Member, now: float) -> None:
+        """Both look at it."""
         self._checkers.transition(process, before, after)
         self._detections.transition(process, after, now)
 
     def forgotten(self, process: Process, member: Member) -> None:
+        """The checkers remember the grave."""
         self._checkers.forgotten(process, member)
 
     def delivered(self, process: Process, delivery: Deliver, now: float) -> None:
+        """It is measured, then checked."""
         self._checkers.delivered(process, delivery, self._broadcasts.delivered(process, delivery, now))
 
     def superseded(self, process: Process, notice: Superseded) -> None:
+        """It needs a successor."""
         self._checkers.superseded(process, notice)
 
     def violation(self, checker: str, text: str) -> None:
+        """Noted like any other."""
         self._checkers.violate(checker, text)
 
 
@@ -92,7 +100,7 @@ class Runner:
         self.checkers = Checkers(config, lambda: self.world.now)
         self.broadcasts = Broadcasts()
         self.detections = Detections()
-        watch = _Watch(self.checkers, self.broadcasts, self.detections)
+        watch = Watch(self.checkers, self.broadcasts, self.detections)
         self.world = World(plan.seed, plan.network, config, watch, core_factory, log)
         self.checkers.watch(self.world)
         self._figures: dict[str, float | int | None] = {}

@@ -33,6 +33,8 @@ PING_BYTES: Final = 12 + FRAMING_BYTES
 HELD_MAX: Final = 8192
 #: The least retransmission timeout of TCP on Linux, and how often it doubles before we stop counting.
 RTO_S: Final = 0.2
+#: How often a connection attempt is repeated.
+SYN_S: Final = 1.0
 _RTO_DOUBLINGS_MAX: Final = 5
 _MASK: Final = (1 << 64) - 1
 # Copied from the world for speed; see world.py.
@@ -213,31 +215,46 @@ class Wire:
         peer = world.processes[name]
         if not process.running:
             return
-        a, b = process.index, peer.index
         if not peer.running and not peer.silent_crash:
             self._done(process, name, DialFailed(name, refused=True))
             return
-        deaf = peer.mute_since is not None or process.mute_since is not None
-        if deaf or self.blocked(a, b) or self.blocked(b, a):
-            if world.now >= deadline:
-                self._done(process, name, DialFailed(name, refused=False))
-            else:
-                # SYN and TLS retransmit; whoever can be heard in time is linked to.
-                world.at(min(RTO_S, deadline - world.now), self._accept, process, name, deadline)
+        if not self._reachable(process, peer):
+            world.at(min(SYN_S, max(0.0, deadline - world.now)), self._again, process, name, deadline)
             return
-        entry = peer.links.get(process.name)
-        if entry is not None:
+        if (entry := process.links.get(name)) is not None:
             old, end = entry
-            if old.ends[end] is process and (old.open[end] or name in process.links or (old.pending and end == 0)):
+            if old.ends[end] is peer and (old.open[end] or old.pending):
                 self._done(process, name, None)  # both dialled, and the other link was first
                 return
+        if (entry := peer.links.get(process.name)) is not None:
+            # The peer has not noticed yet that its link is gone.
+            old, end = entry
             self._close(old, 1 - end, LinkLost(process.name, wanted=True))
-        link = Link(process, peer, self.latency_s(a, b), world.now)
+        link = Link(process, peer, self.latency_s(process.index, peer.index), world.now)
         me, other = process.core.me, peer.core.me
         link.arrival[0] = world.now + link.latency_s
         self._open(link, 1, LinkOpened(process.name, me.incarnation, me.addresses))
         opened = LinkOpened(name, other.incarnation, other.addresses)
         world.at(link.latency_s, self._established, link, opened)
+
+    def _again(self, process: Process, name: NodeId, deadline: float) -> None:
+        """Something in between let nothing through; TCP tries again until the dial's time is over."""
+        peer = self._world.processes[name]
+        if not process.running:
+            return
+        if self._reachable(process, peer):
+            round_trips = 2 * self.network.handshake_round_trips - 1
+            self._world.at(
+                round_trips * self.latency_s(process.index, peer.index), self._accept, process, name, deadline
+            )
+        elif self._world.now >= deadline:
+            self._done(process, name, DialFailed(name, refused=False))
+        else:
+            self._world.at(min(SYN_S, max(0.0, deadline - self._world.now)), self._again, process, name, deadline)
+
+    def _reachable(self, process: Process, peer: Process) -> bool:
+        deaf = peer.mute_since is not None or process.mute_since is not None
+        return not (deaf or self.blocked(process.index, peer.index) or self.blocked(peer.index, process.index))
 
     def _established(self, link: Link, opened: LinkOpened) -> None:
         """The acceptor's answer is back at the dialler."""

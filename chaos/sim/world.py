@@ -1,8 +1,8 @@
 """The simulated world: one event queue, one clock, one seed.
 
 The world plays the shell of every node: it carries out what cores ask for and tells them what happened, in virtual
-time.  The queue holds tuples ``(time, order, kind, x, y, z)``; ``order`` is unique, so equal times never compare further, and
-the sequence of events depends on the seed alone (no set is iterated, no hash of a string is used).
+time.  The queue holds tuples ``(time, order, kind, x, y, z)``; ``order`` is unique, so equal times never compare
+further, and the sequence of events depends on the seed alone (no set is iterated, no hash of a string is used).
 """
 
 from __future__ import annotations
