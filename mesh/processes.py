@@ -33,6 +33,8 @@ Command = Callable[..., Awaitable[Document | None]]
 _LINE_BYTES_MAX: Final = 8 * 1024 * 1024
 _STDERR_LINES_KEPT: Final = 40
 _SHUTDOWN_S: Final = 8.0
+# Where the packages are, so that workers import the same ones.
+_ROOT: Final = Path(__file__).resolve().parent.parent
 
 
 # --- the parent's side ------------------------------------------------------------------------------------------
@@ -200,6 +202,7 @@ class Workers:
         self._keep = keep
         self._workers: list[Worker] = []
         self.path = Path()
+        self._removed = False
 
     async def __aenter__(self) -> Workers:
         self.path = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="peermesh-"))
@@ -242,20 +245,20 @@ class Workers:
         await asyncio.gather(*(worker.close() for worker in self._workers))
         if not self._keep:
             await asyncio.to_thread(shutil.rmtree, self.path, ignore_errors=True)
+            self._removed = not await asyncio.to_thread(self.path.exists)
 
     @property
     def is_clean(self) -> bool:
         """After :meth:`close`: whether no process runs, and no file is left unless it was to be kept."""
-        return not any(worker.is_running for worker in self._workers) and (self._keep or not self.path.exists())
+        return not any(worker.is_running for worker in self._workers) and (self._keep or self._removed)
 
 
 def worker_environment() -> dict[str, str]:
     """This process's environment without the settings of the user's own node, which the workers are not."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MESH_")}
-    root = Path(__file__).resolve().parent.parent
-    if root.name not in {"site-packages", "dist-packages"}:
+    if _ROOT.name not in {"site-packages", "dist-packages"}:
         known = environment.get("PYTHONPATH")
-        environment["PYTHONPATH"] = f"{root}{os.pathsep}{known}" if known else str(root)
+        environment["PYTHONPATH"] = f"{_ROOT}{os.pathsep}{known}" if known else str(_ROOT)
     return environment
 
 

@@ -13,6 +13,8 @@ from support import eventually
 from mesh.processes import Document, Worker, Workers, worker_environment
 from transport.errors import MeshError
 
+pytestmark = pytest.mark.allow_blocking("subprocess waits for exec, about a millisecond, and knows no other way")
+
 _WORKER = """
 import asyncio, sys
 from mesh.processes import options, run, serve, tell
