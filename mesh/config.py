@@ -9,230 +9,182 @@ A key that does not exist is an error in every source, with the nearest key that
 timeout that is silently ignored is found in production.  ``docs/configuration.md`` is the reference; a test
 compares it with this file.
 
-Only this module imports pydantic-settings; the layers below take the plain dataclasses that
+The keys are here, and :mod:`mesh.settings` reads them.  The layers below take the plain dataclasses that
 :meth:`MeshConfig.link_config` and :meth:`MeshConfig.gossip_config` return.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
-import tomllib
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
-
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    SecretStr,
-    ValidationError,
-    model_validator,
-)
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
+from typing import Any, Final, Literal
 
 from gossip.config import GossipConfig
 from transport.config import LinkConfig
-from transport.errors import MeshError
-from transport.types import Address, NetworkName, NodeId, network_name, node_id
+from transport.types import Address, NetworkName, NodeId
 
 from .errors import ConfigError
 from .messaging.body import PAYLOAD_BYTES_MAX
-
-ENV_PREFIX: Final = "MESH_"
-ENV_CONFIG_FILE: Final = "MESH_CONFIG"
-"""Names the TOML file to read when no ``config`` argument is given."""
-
-# Kubernetes sets these for a service called "mesh" or "mesh-something" (service links); they are not ours.
-_FOREIGN_ENV: Final = re.compile(
-    r"MESH_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)\Z"
+from .settings import (
+    ENV_CONFIG_FILE,
+    Secret,
+    Source,
+    address,
+    arguments,
+    as_mapping,
+    count,
+    environment,
+    flag,
+    hidden,
+    network,
+    node,
+    one_of,
+    optional,
+    path,
+    resolve,
+    seconds,
+    setting,
+    settings_of,
+    several,
+    toml_file,
+    whole,
 )
 
 #: What one frame can carry, less room for headers; a message larger than this could never be sent.
 MESSAGE_BYTES_LIMIT: Final = PAYLOAD_BYTES_MAX
-
 
 # The preset "lan" is the default, so its values are the fields' defaults.
 _LINKS: Final = LinkConfig.lan()
 _GOSSIP: Final = GossipConfig.lan()
 
 
-def _accepted(build: Callable[[], object]) -> None:
-    """Let the layer below judge bounds and relations: it knows why they are there."""
-    try:
-        build()
-    except MeshError as error:
-        raise ValueError(str(error)) from error
-
-
-def _address(value: object) -> object:
-    return Address.parse(value) if isinstance(value, str) else value
-
-
-def _listed(value: object) -> object:
-    """Accept ``a, b c`` where a list is wanted, which is how people write lists in the environment."""
-    if isinstance(value, str):
-        return tuple(part for part in re.split(r"[,\s]+", value) if part)
-    return value
-
-
-def _node_id(value: object) -> object:
-    return node_id(value) if isinstance(value, str) else value
-
-
-def _network(value: object) -> object:
-    return network_name(value) if isinstance(value, str) else value
-
-
-def _expanded(value: object) -> object:
-    return Path(value).expanduser() if isinstance(value, str | Path) else value
-
-
-AddressField = Annotated[Address, BeforeValidator(_address), PlainSerializer(str, when_used="json")]
-AddressList = Annotated[tuple[AddressField, ...], NoDecode, BeforeValidator(_listed)]
-PositiveSeconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
-
-
-class _Section(BaseModel):
-    """A table of the configuration: unknown keys refused, no change after it is built."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class LinksSection(_Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinksSection:
     """Connections between nodes; the rest of :class:`transport.config.LinkConfig` is the preset's."""
 
-    keepalive_interval_s: PositiveSeconds = Field(
+    keepalive_interval_s: float = field(
         default=_LINKS.keepalive_interval_s,
-        description="A ping is sent when nothing was sent or nothing was received for this long.",
+        metadata=setting(seconds, "A ping is sent when nothing was sent or nothing was received for this long."),
     )
-    keepalive_timeout_s: PositiveSeconds = Field(
+    keepalive_timeout_s: float = field(
         default=_LINKS.keepalive_timeout_s,
-        description="A link is dead when nothing was received for this long. At least twice `keepalive_interval_s`; "
-        "three to four times tolerates a stalled loop.",
+        metadata=setting(
+            seconds,
+            "A link is dead when nothing was received for this long. At least twice `keepalive_interval_s`; "
+            "three to four times tolerates a stalled loop.",
+        ),
     )
-    handshake_timeout_s: PositiveSeconds = Field(
+    handshake_timeout_s: float = field(
         default=_LINKS.handshake_timeout_s,
-        description="What an accepted connection may take for TLS, WebSocket and hello together.",
+        metadata=setting(seconds, "What an accepted connection may take for TLS, WebSocket and hello together."),
     )
-    dial_timeout_s: PositiveSeconds = Field(
-        default=_LINKS.dial_timeout_s, description="What dialling may take, from name resolution to hello."
+    dial_timeout_s: float = field(
+        default=_LINKS.dial_timeout_s,
+        metadata=setting(seconds, "What dialling may take, from name resolution to hello."),
     )
-    links_max: Count = Field(
-        default=_LINKS.links_max, description="Open links; more are refused. An idle link costs under 80 KiB."
+    links_max: int = field(
+        default=_LINKS.links_max,
+        metadata=setting(count, "Open links; more are refused. An idle link costs under 80 KiB."),
     )
-    handshakes_max: Count = Field(
+    handshakes_max: int = field(
         default=_LINKS.handshakes_max,
-        description="Accepted connections that have not finished their handshake; one more evicts the oldest.",
+        metadata=setting(
+            count, "Accepted connections that have not finished their handshake; one more evicts the oldest."
+        ),
     )
-    handshakes_per_host_max: Count = Field(
+    handshakes_per_host_max: int = field(
         default=_LINKS.handshakes_per_host_max,
-        description="The same for one IP address. Not above `handshakes_max` to have an effect.",
+        metadata=setting(count, "The same for one IP address. Not above `handshakes_max` to have an effect."),
     )
-    lane_envelopes_max: Count = Field(
-        default=_LINKS.lane_envelopes_max, description="Envelopes that one priority of one link queues."
+    lane_envelopes_max: int = field(
+        default=_LINKS.lane_envelopes_max, metadata=setting(count, "Envelopes that one priority of one link queues.")
     )
-    lane_bytes_max: int = Field(
-        default=_LINKS.lane_bytes_max, description="Bytes that one priority of one link queues."
+    lane_bytes_max: int = field(
+        default=_LINKS.lane_bytes_max, metadata=setting(whole(1), "Bytes that one priority of one link queues.")
     )
 
-    @model_validator(mode="after")
-    def _accepted_below(self) -> Self:
-        _accepted(lambda: LinkConfig(**self.model_dump()))
-        return self
 
-
-class GossipSection(_Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GossipSection:
     """Membership; the rest of :class:`gossip.config.GossipConfig` is the preset's."""
 
-    heartbeat_interval_s: PositiveSeconds = Field(
+    heartbeat_interval_s: float = field(
         default=_GOSSIP.heartbeat_interval_s,
-        description="How often a node tells its peers that it is alive; also the pace of anti-entropy.",
+        metadata=setting(seconds, "How often a node tells its peers that it is alive; also the pace of anti-entropy."),
     )
-    suspicion_s: PositiveSeconds = Field(
+    suspicion_s: float = field(
         default=_GOSSIP.suspicion_s,
-        description="How long a suspect may refute before it is taken for dead. Above a few round trips plus the "
-        "longest pause of a healthy node.",
+        metadata=setting(
+            seconds,
+            "How long a suspect may refute before it is taken for dead. Above a few round trips plus the "
+            "longest pause of a healthy node.",
+        ),
     )
-    suspicion_refused_s: PositiveSeconds = Field(
+    suspicion_refused_s: float = field(
         default=_GOSSIP.suspicion_refused_s,
-        description="The same once its host refused a connection. At most `suspicion_s`.",
+        metadata=setting(seconds, "The same once its host refused a connection. At most `suspicion_s`."),
     )
-    dial_backoff_s_min: PositiveSeconds = Field(
-        default=_GOSSIP.dial_backoff_s_min, description="Longest wait after the first failed dial; then it doubles."
+    dial_backoff_s_min: float = field(
+        default=_GOSSIP.dial_backoff_s_min,
+        metadata=setting(seconds, "Longest wait after the first failed dial; then it doubles."),
     )
-    dial_backoff_s_max: PositiveSeconds = Field(
+    dial_backoff_s_max: float = field(
         default=_GOSSIP.dial_backoff_s_max,
-        description="Where the doubling ends. At least `dial_backoff_s_min`.",
+        metadata=setting(seconds, "Where the doubling ends. At least `dial_backoff_s_min`."),
     )
-    heal_interval_s: PositiveSeconds = Field(
-        default=_GOSSIP.heal_interval_s, description="How often a failed node is dialled again, for ever."
+    heal_interval_s: float = field(
+        default=_GOSSIP.heal_interval_s,
+        metadata=setting(seconds, "How often a failed node is dialled again, for ever."),
     )
-    dead_retention_s: PositiveSeconds = Field(
-        default=_GOSSIP.dead_retention_s, description="How long a failed or departed node stays visible."
+    dead_retention_s: float = field(
+        default=_GOSSIP.dead_retention_s, metadata=setting(seconds, "How long a failed or departed node stays visible.")
     )
-    members_max: Count = Field(default=_GOSSIP.members_max, description="Nodes that are remembered.")
-
-    @model_validator(mode="after")
-    def _accepted_below(self) -> Self:
-        _accepted(lambda: GossipConfig(**self.model_dump()))
-        return self
+    members_max: int = field(default=_GOSSIP.members_max, metadata=setting(count, "Nodes that are remembered."))
 
 
-class MessagesSection(_Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessagesSection:
     """Messages between agents."""
 
-    message_bytes_max: int = Field(
+    message_bytes_max: int = field(
         default=MESSAGE_BYTES_LIMIT,
-        ge=1,
-        le=MESSAGE_BYTES_LIMIT,
-        description="Largest payload of one message, headers included, bytes. At most 1 MiB less 4 KiB: what one "
-        "frame carries.",
+        metadata=setting(
+            whole(1, MESSAGE_BYTES_LIMIT),
+            "Largest payload of one message, headers included, bytes. At most 1 MiB less 4 KiB: what one "
+            "frame carries.",
+        ),
     )
-    window_bytes: int = Field(
+    window_bytes: int = field(
         default=4 * 1024 * 1024,
-        ge=1024,
-        description="Unacknowledged payload bytes to one node before a sender waits. At least `message_bytes_max`; "
-        "about bandwidth times round trip.",
+        metadata=setting(
+            whole(1024),
+            "Unacknowledged payload bytes to one node before a sender waits. At least `message_bytes_max`; "
+            "about bandwidth times round trip.",
+        ),
     )
-    handler_concurrency: Count = Field(
-        default=64, description="Handler calls of one agent that may run at the same time."
+    handler_concurrency: int = field(
+        default=64, metadata=setting(count, "Handler calls of one agent that may run at the same time.")
     )
-    request_timeout_s: PositiveSeconds = Field(
-        default=5.0, description="How long `request` waits when no timeout is given."
+    request_timeout_s: float = field(
+        default=5.0, metadata=setting(seconds, "How long `request` waits when no timeout is given.")
     )
 
-    @model_validator(mode="after")
-    def _one_message_fits(self) -> Self:
-        if self.window_bytes < self.message_bytes_max:
-            raise ValueError(
-                f"window_bytes ({self.window_bytes}) is below message_bytes_max ({self.message_bytes_max})"
-            )
-        return self
 
-
-class LogsSection(_Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogsSection:
     """What `mesh up` logs.  A program that embeds a node configures logging itself."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least severity that is shown."
+    level: Literal["debug", "info", "warning", "error"] = field(
+        default="info", metadata=setting(one_of("debug", "info", "warning", "error"), "Least severity that is shown.")
     )
-    format: Literal["auto", "console", "json"] = Field(
-        default="auto", description="`console` for people, `json` one object a line, `auto`: console on a terminal."
+    format: Literal["auto", "console", "json"] = field(
+        default="auto",
+        metadata=setting(
+            one_of("auto", "console", "json"),
+            "`console` for people, `json` one object a line, `auto`: console on a terminal.",
+        ),
     )
 
 
@@ -244,63 +196,101 @@ _GOSSIP_PRESETS: Final = {"local": GossipConfig.local(), "lan": GossipConfig.lan
 #: What each preset sets, section by section.
 PRESETS: Final[Mapping[str, Mapping[str, Mapping[str, object]]]] = {
     name: {
-        "links": {key: getattr(_LINK_PRESETS[name], key) for key in LinksSection.model_fields},
-        "gossip": {key: getattr(_GOSSIP_PRESETS[name], key) for key in GossipSection.model_fields},
+        "links": {key: getattr(_LINK_PRESETS[name], key) for key in settings_of(LinksSection)},
+        "gossip": {key: getattr(_GOSSIP_PRESETS[name], key) for key in settings_of(GossipSection)},
     }
     for name in _LINK_PRESETS
 }
 
 
-class MeshConfig(BaseSettings):
+def _links(preset: str, links: LinksSection) -> LinkConfig:
+    return replace(_LINK_PRESETS[preset], **as_mapping(links))
+
+
+def _gossip(preset: str, gossip: GossipSection) -> GossipConfig:
+    return replace(_GOSSIP_PRESETS[preset], **as_mapping(gossip))
+
+
+def _one_message_fits(messages: MessagesSection) -> None:
+    if messages.window_bytes < messages.message_bytes_max:
+        raise ValueError(
+            f"window_bytes ({messages.window_bytes}) is below message_bytes_max ({messages.message_bytes_max})"
+        )
+
+
+def _checks(preset: str) -> dict[str, Callable[[Any], object]]:
+    """What each section must hold as a whole.  The layers below judge theirs: they know why a relation is there."""
+    base = preset if preset in PRESETS else "lan"
+    return {
+        "links": lambda links: _links(base, links),
+        "gossip": lambda gossip: _gossip(base, gossip),
+        "messages": _one_message_fits,
+    }
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class MeshConfig:
     """Everything a node can be told.  Frozen; build another one to change it.
 
-    Use :meth:`load` to add a TOML file; the constructor reads arguments, environment, preset and defaults.
+    Use :meth:`load` to add a TOML file; the constructor reads arguments, environment, preset and defaults.  A value
+    may be written as in the environment: ``MeshConfig(listen="127.0.0.1:0", links={"links_max": 100})``.
 
     Raises:
         ConfigError: A value cannot be used or a key does not exist; names source, key, value and the fix.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX,
-        env_nested_delimiter="__",
-        extra="forbid",
-        frozen=True,
-        validate_default=True,
-        arbitrary_types_allowed=True,
+    preset: Preset = field(
+        default="lan",
+        metadata=setting(
+            one_of("local", "lan", "wan"),
+            "Timings to start from: `local` (one machine), `lan`, `wan` (slow or lossy paths).",
+        ),
     )
-
-    preset: Preset = Field(
-        default="lan", description="Timings to start from: `local` (one machine), `lan`, `wan` (slow or lossy paths)."
-    )
-    network: Annotated[NetworkName, BeforeValidator(_network)] = Field(
+    network: NetworkName = field(
         default=NetworkName("default"),
-        description="Name of the network; a DNS label. Nodes of other networks are refused.",
+        metadata=setting(network, "Name of the network; a DNS label. Nodes of other networks are refused."),
     )
-    node_id: Annotated[NodeId, BeforeValidator(_node_id)] | None = Field(
+    node_id: NodeId | None = field(
         default=None,
-        description="Name of this node; a DNS label, unique in the network. Default: host name plus a short suffix, "
-        "kept in the data directory.",
+        metadata=setting(
+            optional(node),
+            "Name of this node; a DNS label, unique in the network. Default: host name plus a short suffix, "
+            "kept in the data directory.",
+        ),
     )
-    listen: AddressField = Field(
+    listen: Address = field(
         default=Address("0.0.0.0", 7946),  # noqa: S104 - a node exists to be reached; mutual TLS guards the port
-        description="Address and port to listen on. Port 0: the system picks one.",
+        metadata=setting(address, "Address and port to listen on. Port 0: the system picks one."),
     )
-    advertise: AddressList = Field(
+    advertise: tuple[Address, ...] = field(
         default=(),
-        description="Addresses that peers are told to dial, best first. Default: those of the interfaces that "
-        "`listen` covers.",
+        metadata=setting(
+            several(address),
+            "Addresses that peers are told to dial, best first. Default: those of the interfaces that `listen` covers.",
+        ),
     )
-    bootstrap: AddressList = Field(
-        default=(), description="Nodes to try first; tried in parallel, dead ones again for ever."
+    bootstrap: tuple[Address, ...] = field(
+        default=(),
+        metadata=setting(several(address), "Nodes to try first; tried in parallel, dead ones again for ever."),
     )
-    mdns: bool = Field(default=True, description="Announce and look for nodes on the local network by multicast DNS.")
-    data_dir: Annotated[Path, BeforeValidator(_expanded)] | None = Field(
+    mdns: bool = field(
+        default=True, metadata=setting(flag, "Announce and look for nodes on the local network by multicast DNS.")
+    )
+    data_dir: Path | None = field(
         default=None,
-        description="Tree that the nodes of one machine share. Default: `$XDG_STATE_HOME/peermesh` or "
-        "`~/.local/state/peermesh`.",
+        metadata=setting(
+            optional(path),
+            "Tree that the nodes of one machine share. Default: `$XDG_STATE_HOME/peermesh` or "
+            "`~/.local/state/peermesh`.",
+        ),
     )
-    join_token: SecretStr | None = Field(
-        default=None, description="From `mesh invite`; only for the first join from another machine or data directory."
+    join_token: Secret | None = field(
+        default=None,
+        metadata=setting(
+            optional(hidden),
+            "From `mesh invite`; only for the first join from another machine or data directory.",
+            secret=True,
+        ),
     )
     links: LinksSection = LinksSection()
     gossip: GossipSection = GossipSection()
@@ -308,10 +298,16 @@ class MeshConfig(BaseSettings):
     logs: LogsSection = LogsSection()
 
     def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise _explained(type(self), error, _SOURCES.get()) from None
+        self._fill(arguments(MeshConfig, values), environment(MeshConfig))
+
+    def _fill(self, *sources: Source) -> None:
+        """Set every field from these sources, the preset and the defaults."""
+        preset = next((source.values["preset"] for source in sources if "preset" in source.values), "lan")
+        # A preset that does not exist is refused like any other value; until then it sets nothing.
+        timings = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
+        values = resolve(MeshConfig, [*sources, Source(f"preset {preset}", timings)], _checks(str(preset)))
+        for one in fields(self):
+            object.__setattr__(self, one.name, values.get(one.name, one.default))
 
     @classmethod
     def load(cls, config: MeshConfig | Path | str | None = None, **overrides: object) -> MeshConfig:
@@ -328,12 +324,12 @@ class MeshConfig(BaseSettings):
         given = {key: value for key, value in overrides.items() if value is not None}
         if isinstance(config, MeshConfig):
             return config._changed(given)
-        path = config if config is not None else os.environ.get(ENV_CONFIG_FILE) or None
-        token = _FILE.set(_read_file(Path(path).expanduser()) if path is not None else None)
-        try:
+        file = config if config is not None else os.environ.get(ENV_CONFIG_FILE) or None
+        if file is None:
             return cls(**given)
-        finally:
-            _FILE.reset(token)
+        loaded = cls.__new__(cls)
+        loaded._fill(arguments(cls, given), environment(cls), toml_file(Path(file).expanduser()))
+        return loaded
 
     def _changed(self, given: Mapping[str, object]) -> MeshConfig:
         if not given:
@@ -343,227 +339,25 @@ class MeshConfig(BaseSettings):
                 "a preset cannot be changed on a finished MeshConfig, whose timings it has already set",
                 hint="build MeshConfig(preset=...) instead",
             )
-        merged = _merged(self.model_dump(), given)
-        return type(self)(**merged)
+        mine, changes = arguments(MeshConfig, as_mapping(self)).values, arguments(MeshConfig, given).values
+        merged = dict(mine)
+        for key, value in changes.items():
+            below = mine.get(key)
+            merged[key] = {**below, **value} if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        changed = MeshConfig.__new__(MeshConfig)
+        changed._fill(Source("an argument", merged))  # every key is there: the environment was read before
+        return changed
 
     def link_config(self) -> LinkConfig:
         """What the transport layer takes: the preset with :attr:`links` on top."""
-        return replace(_LINK_PRESETS[self.preset], **self.links.model_dump())
+        return _links(self.preset, self.links)
 
     def gossip_config(self) -> GossipConfig:
         """What the gossip layer takes: the preset with :attr:`gossip` on top; it dials within ``links.links_max``."""
-        base = _GOSSIP_PRESETS[self.preset]
-        return replace(base, **self.gossip.model_dump(), links_max=min(base.links_max, self.links.links_max))
+        config = _gossip(self.preset, self.gossip)
+        return replace(config, links_max=min(config.links_max, self.links.links_max))
 
     @property
     def message_bytes_max(self) -> int:
         """Short for ``messages.message_bytes_max``."""
         return self.messages.message_bytes_max
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Order the sources (see the module); no ``.env`` files and no secrets directory."""
-        del env_settings, dotenv_settings, file_secret_settings
-        record: dict[str, Mapping[str, object]] = {"argument": getattr(init_settings, "init_kwargs", {})}
-        _SOURCES.set(record)
-        return (
-            init_settings,
-            _Environment(settings_cls, record),
-            _File(settings_cls, record),
-            _PresetValues(settings_cls, record),
-        )
-
-
-# What the file said, while `load` runs: pydantic-settings builds its sources from the class alone.
-_FILE: ContextVar[tuple[Path, Mapping[str, object]] | None] = ContextVar("mesh_config_file", default=None)
-# Which source gave what, while a configuration is built: errors name the culprit.
-_SOURCES: ContextVar[Mapping[str, Mapping[str, object]]] = ContextVar("mesh_config_sources", default={})  # noqa: B039
-
-
-class _Environment(EnvSettingsSource):
-    """``MESH_*`` variables, refusing names that mean nothing."""
-
-    def __init__(self, settings_cls: type[BaseSettings], record: dict[str, Mapping[str, object]]) -> None:
-        super().__init__(settings_cls)
-        self._record = record
-
-    def __call__(self) -> dict[str, Any]:
-        fields = MeshConfig.model_fields
-        for name in sorted(os.environ):
-            upper = name.upper()
-            if not upper.startswith(ENV_PREFIX) or upper == ENV_CONFIG_FILE or _FOREIGN_ENV.match(upper):
-                continue
-            first = upper.removeprefix(ENV_PREFIX).partition("__")[0].lower()
-            if first not in fields:
-                raise _unknown(MeshConfig, "environment", first, shown=name)
-        try:
-            values = super().__call__()
-        except SettingsError as error:
-            raise ConfigError(
-                f"the environment cannot be read: {error}",
-                hint="write one variable per key, e.g. MESH_LINKS__KEEPALIVE_INTERVAL_S=2",
-            ) from error
-        self._record["environment"] = values
-        return values
-
-
-class _Plain(PydanticBaseSettingsSource):
-    """A source that already is a mapping."""
-
-    def __init__(self, settings_cls: type[BaseSettings], record: dict[str, Mapping[str, object]]) -> None:
-        super().__init__(settings_cls)
-        self._record = record
-
-    def get_field_value(self, field: object, field_name: str) -> tuple[Any, str, bool]:
-        """Not used: :meth:`__call__` returns everything at once."""
-        del field
-        return None, field_name, False
-
-
-class _File(_Plain):
-    """The TOML file."""
-
-    def __call__(self) -> dict[str, Any]:
-        loaded = _FILE.get()
-        if loaded is None:
-            return {}
-        path, values = loaded
-        self._record[str(path)] = values
-        return dict(values)
-
-
-class _PresetValues(_Plain):
-    """What the chosen preset says; the sources above have decided which one."""
-
-    def __call__(self) -> dict[str, Any]:
-        chosen = self.current_state.get("preset", MeshConfig.model_fields["preset"].default)
-        values = PRESETS.get(chosen, {}) if isinstance(chosen, str) else {}
-        self._record[f"preset {chosen}"] = values
-        return {section: dict(keys) for section, keys in values.items()}
-
-
-def _read_file(path: Path) -> tuple[Path, Mapping[str, object]]:
-    try:
-        with path.open("rb") as file:
-            return path, tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(
-            f"the configuration file {path} cannot be read: {error.strerror}",
-            hint="check the path given as config, --config or MESH_CONFIG",
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"the configuration file {path} is not valid TOML: {error}", hint="correct that line"
-        ) from error
-
-
-def _merged(base: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, Any]:
-    result = dict(base)
-    for key, value in changes.items():
-        plain = value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
-        below = result.get(key)
-        if isinstance(below, Mapping) and isinstance(plain, Mapping):
-            result[key] = _merged(below, plain)
-        else:
-            result[key] = plain
-    return result
-
-
-# --- errors that name the culprit ------------------------------------------------------------------------------
-
-_SECRET: Final = frozenset({"join_token"})
-
-
-def _explained(
-    model: type[BaseModel], error: ValidationError, sources: Mapping[str, Mapping[str, object]]
-) -> ConfigError:
-    """Turn pydantic's first complaint into one that says where the value came from and what to write."""
-    detail = error.errors(include_url=False)[0]
-    location = tuple(detail["loc"])
-    source = _source_of(location, sources)
-    keys = [str(part) for part in location if isinstance(part, str) and not part.startswith("function-")]
-    if detail["type"] == "extra_forbidden":
-        return _unknown(_model_at(model, keys[:-1]), source, keys[-1], above=keys[:-1])
-    key = ".".join(keys)
-    raised = detail.get("ctx", {}).get("error")
-    hint = ""
-    if isinstance(raised, MeshError):
-        text, hint = raised.message, raised.hint
-    elif raised is not None:
-        text = str(raised)
-    else:
-        text = detail["msg"][0].lower() + detail["msg"][1:]
-    shown = "" if keys and keys[0] in _SECRET else repr(detail["input"])
-    is_table = isinstance(detail["input"], Mapping | BaseModel)
-    value = "" if is_table else f" = {shown}" if shown else ""
-    more = error.error_count() - 1
-    tail = f" (and {more} more)" if more else ""
-    return ConfigError(
-        f"configuration {key}{value} from {_described(source)}: {text}{tail}",
-        hint=hint or "see docs/configuration.md for the values it takes",
-    )
-
-
-def _described(source: str) -> str:
-    return {"argument": "an argument", "environment": "the environment", "default": "the defaults"}.get(source, source)
-
-
-def _source_of(location: tuple[int | str, ...], sources: Mapping[str, Mapping[str, object]]) -> str:
-    """The first source, in order of priority, that holds something at ``location`` or just above it."""
-    for depth in range(len(location), 0, -1):
-        for name, values in sources.items():
-            if _holds(values, location[:depth]):
-                return name
-    return "default"
-
-
-def _holds(values: object, location: tuple[int | str, ...]) -> bool:
-    for part in location:
-        if isinstance(values, Mapping) and part in values:
-            values = values[part]
-        else:
-            # An index into a list that is written as one string, or into the list itself.
-            return isinstance(part, int) and isinstance(values, list | tuple | str)
-    return True
-
-
-def _model_at(model: type[BaseModel], keys: list[str]) -> type[BaseModel]:
-    for key in keys:
-        inner = model.model_fields[key].annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            model = inner
-    return model
-
-
-def _unknown(
-    model: type[BaseModel],
-    source: str,
-    key: str,
-    *,
-    above: list[str] | None = None,
-    shown: str = "",
-) -> ConfigError:
-    path = ".".join([*(above or []), key])
-    nearest = difflib.get_close_matches(key.lower(), list(model.model_fields), n=1, cutoff=0.6)
-    elsewhere = [
-        f"{section}.{key}"
-        for section, field in MeshConfig.model_fields.items()
-        if isinstance(field.annotation, type)
-        and issubclass(field.annotation, BaseModel)
-        and key in field.annotation.model_fields
-    ]
-    suggestion = ".".join([*(above or []), nearest[0]]) if nearest else elsewhere[0] if elsewhere else ""
-    if suggestion and shown.startswith(ENV_PREFIX):
-        suggestion = ENV_PREFIX + suggestion.replace(".", "__").upper()
-    hint = f"did you mean {suggestion}?" if suggestion else f"the keys here are {', '.join(model.model_fields)}"
-    return ConfigError(
-        f"unknown configuration key {shown or path} from {_described(source)}",
-        hint=hint,
-    )

@@ -38,7 +38,7 @@ def find_node(data_dir: Path | None, network: str | None, node_id: str | None) -
     from transport.types import node_id as checked_node_id
 
     if os.environ.get("MESH_CONFIG"):
-        from mesh.config import MeshConfig  # slow to import, and only the file needs it
+        from mesh.config import MeshConfig  # brings the layers below with it, and only the file needs it
 
         config = MeshConfig.load(data_dir=data_dir, network=network, node_id=node_id)
         data_dir, network, node_id = config.data_dir, str(config.network), config.node_id

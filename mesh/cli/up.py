@@ -49,7 +49,7 @@ def up(
     Example: mesh up --node-id planner-1 --bootstrap wss://10.0.0.5:7946
     """
     with reported(as_json=as_json):
-        from mesh.config import MeshConfig  # pydantic takes longer to import than most commands take to run
+        from mesh.config import MeshConfig  # brings the layers below with it, which no other command needs
         from mesh.logs import configure_logging
 
         logs = {key: value for key, value in (("level", log_level), ("format", log_format)) if value is not None}

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
 
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 from support import ROOT
 
 from mesh.config import PRESETS, MeshConfig
+from mesh.settings import sections_of, settings_of
 
 DOCUMENT = ROOT / "docs" / "configuration.md"
 BEGIN, END = "<!-- keys: generated -->", "<!-- keys: end -->"
@@ -35,27 +35,25 @@ def unit(name: str) -> str:
     return "s" if "s" in parts else "bytes" if "bytes" in parts else "count" if name.endswith("_max") else ""
 
 
-def table(fields: Mapping[str, FieldInfo], section: str = "") -> str:
-    """The fields as a table; presets that differ from the default are named."""
+def table(model: type[Any], section: str = "") -> str:
+    """The keys as a table; presets that differ from the default are named."""
     lines = ["| key | default | unit | meaning |", "|---|---|---|---|"]
-    for name, field in fields.items():
-        if isinstance(field.default, BaseModel):
-            continue
-        default = shown(field.default)
+    defaults = {one.name: one.default for one in fields(model)}
+    for name, setting in settings_of(model).items():
+        default = shown(defaults[name])
         for preset, values in PRESETS.items():
-            other = values.get(section, {}).get(name, field.default)
-            if other != field.default:
+            other = values.get(section, {}).get(name, defaults[name])
+            if other != defaults[name]:
                 default += f", {preset} {shown(other)}"
-        lines.append(f"| `{name}` | {default} | {unit(name)} | {field.description} |")
+        lines.append(f"| `{name}` | {default} | {unit(name)} | {setting.description} |")
     return "\n".join(lines)
 
 
 def reference() -> str:
     """All tables."""
-    parts = ["### Top level", table(MeshConfig.model_fields)]
-    for name, field in MeshConfig.model_fields.items():
-        if isinstance(field.default, BaseModel):
-            parts += [f"### `[{name}]`", table(type(field.default).model_fields, name)]
+    parts = ["### Top level", table(MeshConfig)]
+    for name, section in sections_of(MeshConfig).items():
+        parts += [f"### `[{name}]`", table(section, name)]
     return "\n\n".join(parts)
 
 
@@ -71,7 +69,8 @@ def test_the_reference_is_the_model() -> None:
 
 
 def test_every_key_is_explained() -> None:
-    """A setting without a description is not finished."""
-    for field in MeshConfig.model_fields.values():
-        fields = type(field.default).model_fields if isinstance(field.default, BaseModel) else {"": field}
-        assert all(one.description for one in fields.values())
+    """A setting without a description is not finished, and a field that is neither key nor section is none."""
+    tables: list[type[Any]] = [MeshConfig, *sections_of(MeshConfig).values()]
+    for one in tables:
+        assert all(setting.description for setting in settings_of(one).values())
+        assert len(settings_of(one)) + len(sections_of(one)) == len(fields(one))
