@@ -20,6 +20,7 @@ from gossip.discovery.base import Announcement, Discovery, Sighting
 from gossip.discovery.bootstrap import BootstrapDiscovery
 from gossip.discovery.interfaces import InterfaceWatcher
 from gossip.discovery.mdns import MdnsDiscovery
+from gossip.discovery.snapshot import SnapshotDiscovery
 from gossip.discovery.tree import TreeDiscovery
 from gossip.events import Deliver, Member, MemberState
 from gossip.events import Superseded as SupersededNotice
@@ -31,6 +32,7 @@ from transport.identity.audit import AuditLog
 from transport.identity.credentials import Credentials, obtain_credentials
 from transport.identity.datadir import NodeDirectory, default_data_dir, default_node_id
 from transport.identity.enrolment import EnrolmentDesk
+from transport.identity.invites import Token
 from transport.identity.joining import enrol
 from transport.identity.tls import TlsContexts
 from transport.identity.trail import AuditTrail
@@ -79,8 +81,10 @@ class Runtime:
         self._profile = NodeProfile()
         self._profile_timer: asyncio.TimerHandle | None = None
         self._discoveries: list[Discovery] = []
+        self._snapshot: SnapshotDiscovery | None = None
         self._scope = TaskScope("node")
         # Who last answered at a bootstrap address: while it is linked, the address need not be dialled again.
+        self._seeds = tuple(config.bootstrap)
         self._seed_nodes: dict[Address, NodeId] = {}
         self.view = NetworkView()
         self.observers = Observers()
@@ -111,7 +115,10 @@ class Runtime:
         stack.callback(self._directory.release)
         self.node_id: NodeId = self._directory.node_id
         if self._config.join_token is not None:
-            await enrol(self._config.join_token.get_secret_value(), self._directory, clock=self._clock)
+            token = self._config.join_token.get_secret_value()
+            await enrol(token, self._directory, clock=self._clock)
+            # Whoever admitted this node is the first that it can find; there may be no other way.
+            self._seeds = tuple(dict.fromkeys((*self._seeds, *Token.decode(token).addresses)))
         now = datetime.fromtimestamp(self._clock.wall(), UTC)
         self._credentials = await asyncio.to_thread(obtain_credentials, self._directory, now=now)
         self._contexts = await asyncio.to_thread(TlsContexts, self._credentials)
@@ -186,11 +193,12 @@ class Runtime:
 
     async def _start_discovery(self, stack: AsyncExitStack) -> None:
         config = self._config
-        self._discoveries = [TreeDiscovery(self._directory.network_path, rng=self._rng)]
-        if config.bootstrap:
+        self._snapshot = SnapshotDiscovery(self._directory.path / "members.log", rng=self._rng)
+        self._discoveries = [TreeDiscovery(self._directory.network_path, rng=self._rng), self._snapshot]
+        if self._seeds:
             self._discoveries.append(
                 BootstrapDiscovery(
-                    config.bootstrap, self._dial_seed, linked=self._seed_linked, clock=self._clock, rng=self._rng
+                    self._seeds, self._dial_seed, linked=self._seed_linked, clock=self._clock, rng=self._rng
                 )
             )
         if config.mdns:
@@ -241,6 +249,8 @@ class Runtime:
                 self._profile_timer.cancel()
             # What was accepted goes out before the goodbye; agents stop first, so that nothing new is accepted.
             await self.courier.close(drain_s=timeout_s / 2)
+            if self._snapshot is not None:
+                self._snapshot.leave()
             await self.gossip.leave(timeout_s)
         finally:
             self._state = "closed"
@@ -265,6 +275,8 @@ class Runtime:
         events = self.view.apply(after)
         if after.node_id == self.node_id:
             self._incarnation = after.incarnation
+        elif self._snapshot is not None:
+            self._snapshot.note(after)
         for event in events:
             self.observers.publish(event)
         if events:

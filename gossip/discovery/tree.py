@@ -75,7 +75,7 @@ class TreeDiscovery:
             "addresses": [str(address) for address in announcement.addresses],
         }
         try:
-            await asyncio.to_thread(write_atomic, self._own_file(announcement), json.dumps(content).encode())
+            await in_thread(write_atomic, self._own_file(announcement), json.dumps(content).encode())
         except MeshError as error:
             self._available = 0
             _log.warning("address file not written", error=str(error))
