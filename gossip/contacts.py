@@ -151,7 +151,7 @@ class Contacts:
             usable = [peer for peer in self._passive if peer not in exclude and self._usable(peer, now)]
             if usable:
                 return self._rng.choice(usable)
-            self._fill(now)
+            self._fill(exclude, now)
         return self._last_resort(exclude, now) if alone else None
 
     def random_member(self, exclude: Container[NodeId]) -> NodeId | None:
@@ -165,7 +165,7 @@ class Contacts:
         lost = [m.node_id for m in self._table.gone() if m.state is MemberState.DEAD and m.node_id not in exclude]
         return self._rng.choice(lost) if lost else None
 
-    def _fill(self, now: float) -> None:
+    def _fill(self, exclude: Container[NodeId], now: float) -> None:
         """Replace what cannot be used by random members: one pass over the table, however large."""
         for peer in [peer for peer in self._passive if not self._usable(peer, now)]:
             del self._passive[peer]
@@ -175,8 +175,9 @@ class Contacts:
         for index in sorted(self._rng.sample(range(count), min(count, self.passive_max))):
             member = next(islice(members, index - position, None))
             position = index + 1
-            if member.node_id != self._owner and self._usable(member.node_id, now):
-                self._passive.setdefault(member.node_id, ())
+            name = member.node_id
+            if name != self._owner and name not in exclude and self._usable(name, now):
+                self._passive.setdefault(name, ())
 
     def _usable(self, peer: NodeId, now: float) -> bool:
         """Whether a dial makes sense: alive or unknown to the table, with an address, not failed just now."""

@@ -6,7 +6,7 @@ FORWARD_JOIN 1    ``[1, ttl, node]``: ``node`` joined; a random walk with ``ttl`
 NEIGHBOR 2        ``[2, priority, degree]``: be my neighbour; the priorities are :class:`Priority`
 REPLY 3           ``[3, accepted, degree]``: answers JOIN and NEIGHBOR
 DISCONNECT 4      ``[4, node or nil]``: we are no longer neighbours; ask ``node`` instead
-SHUFFLE 5         ``[5, ttl, path, nodes]``: a random walk; ``path`` begins with the origin, hops append themselves
+SHUFFLE 5         ``[5, ttl, path, nodes]``: a random walk; ``path``: origin, then each hop
 SHUFFLE_REPLY 6   ``[6, path, nodes]``: goes back along ``path``, whose last is the next receiver
 ================  ==============================================================================================
 

@@ -12,6 +12,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 from gossip.config import GossipConfig
 from gossip.events import (
@@ -103,8 +104,11 @@ class OverlayNet:
         names = [f"n{index:04}" for index in range(count)]
         for index, name in enumerate(names):
             seeds = names[: min(index, 1)]
-            self.at(index * within_s / count, lambda name=name, seeds=seeds: self.start(name, *seeds) and None)  # type: ignore[misc]
+            self.at(index * within_s / count, partial(self._begin, name, seeds))
         self.run(within_s + settle_s)
+
+    def _begin(self, name: str, seeds: list[str]) -> None:
+        self.start(name, *seeds)
 
     def kill(self, names: Iterable[NodeId], *, silent: bool = False) -> None:
         """Processes end at once; their kernels reset the links, or (silent) the machines are gone."""
@@ -199,9 +203,7 @@ class OverlayNet:
                     self._send(node, effect)
                 case Dial():
                     self.dials += 1
-                    self.at(
-                        3 * self.delay_s(node.name, effect.peer), lambda peer=effect.peer: self._dial(node, peer)
-                    )  # type: ignore[misc]
+                    self.at(3 * self.delay_s(node.name, effect.peer), lambda peer=effect.peer: self._dial(node, peer))  # type: ignore[misc]
                 case Unlink():
                     if (peer := node.links.get(effect.peer)) is not None:
                         self.at(0.05, lambda peer=peer: self._break(node, peer, wanted=True))  # type: ignore[misc]
