@@ -20,7 +20,9 @@ _SEED_MAX = 1 << 32
 
 
 def sim(
-    scenario: Annotated[str, typer.Option("--scenario", help="What happens; see --list.")] = "steady-random",
+    scenario: Annotated[
+        str, typer.Option("--scenario", help="What happens; see --list. `all`: every one.")
+    ] = "steady-random",
     nodes: Annotated[int | None, typer.Option("--nodes", min=1, max=100_000, help="How many nodes.")] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Repeats a run exactly; default: a new one.")
@@ -47,7 +49,7 @@ def sim(
         _list(as_json=as_json)
         return
     first = secrets.randbelow(_SEED_MAX) if seed is None else seed
-    plans = [_read(replay)] if replay is not None else [_plan(scenario, nodes, first + i, warm) for i in range(seeds)]
+    plans = [_read(replay)] if replay is not None else _plans(scenario, nodes, range(first, first + seeds), warm)
     reports = []
     for plan in plans:
         report = _run(plan, events, wall_limit)
@@ -74,13 +76,17 @@ def _list(*, as_json: bool) -> None:
             print(f"{entry.name:20} {entry.nodes:5} nodes  {entry.about}")
 
 
-def _plan(name: str, nodes: int | None, seed: int, warm_s: float | None) -> Plan:
+def _plans(name: str, nodes: int | None, seeds: range, warm_s: float | None) -> list[Plan]:
     from .scenarios import SCENARIOS, Options
 
-    entry = SCENARIOS.get(name)
-    if entry is None:
+    entries = list(SCENARIOS.values()) if name == "all" else [SCENARIOS[name]] if name in SCENARIOS else []
+    if not entries:
         raise typer.BadParameter(f"there is no scenario {name!r}; mesh sim --list shows them")
-    return entry.plan(Options(entry.nodes if nodes is None else nodes, seed, warm_s))
+    return [
+        entry.plan(Options(entry.nodes if nodes is None else nodes, seed, warm_s))
+        for entry in entries
+        for seed in seeds
+    ]
 
 
 def _read(path: Path) -> Plan:

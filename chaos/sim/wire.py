@@ -107,28 +107,32 @@ class Wire:
         least, most = self.network.latency_s
         return least + (most - least) * ((x ^ x >> 31) / 2.0**64)
 
-    def send(self, process: Process, effect: Send, received: Received) -> None:
-        """Carry one body to ``effect.peer``, where it is seen as ``received``."""
+    def send(self, process: Process, effect: Send, received: Received) -> bool:
+        """Carry one body to ``effect.peer``, where it is seen as ``received``.
+
+        Returns:
+            Whether the sender's shell could take it; what is lost on the way is nobody's knowledge.
+        """
         entry = process.links.get(effect.peer)
         if entry is None:
             self.counters["dropped_no_link"] += 1
-            return
+            return False
         link, end = entry
         link.frames[end] += 1
         process.frames_sent += 1
         process.payload_bytes_sent += len(received.body)
         if link.blocked_since[end] is not None:
-            if len(link.held[end]) < HELD_MAX:
-                link.held[end].append(received)
-            else:
+            if len(link.held[end]) >= HELD_MAX:
                 self.counters["dropped_full"] += 1
-            return
+                return False
+            link.held[end].append(received)
+            return True
         world = self._world
         delay_s = link.latency_s * (1.0 + self.network.jitter * self._random())
         if self.loss > 0.0 and self._random() < self.loss:
             if self.loss_vanishes:
                 self.counters["lost"] += 1
-                return
+                return True
             self.counters["late"] += 1
             delay_s += self._retransmission_s(link.latency_s)
         at = world.now + delay_s
@@ -144,6 +148,7 @@ class Wire:
             self.counters["duplicated"] += 1
             world.order += 1
             heapq.heappush(world.queue, (at + link.latency_s, world.order, ARRIVE, link, end, received))
+        return True
 
     def _retransmission_s(self, latency_s: float) -> float:
         timeout_s = max(RTO_S, 4 * latency_s)

@@ -28,6 +28,7 @@ from gossip.events import (
     Persist,
     Received,
     Send,
+    SendDropped,
     SetTimer,
     Stalled,
     Started,
@@ -270,6 +271,7 @@ class World:
         except LocalProtocolError as error:
             self._observers.violation("protocol_error", f"{process.name} refuses a request: {error.message}")
             return
+        dropped: list[Send] = []
         for effect in effects:
             if type(effect) is Send:
                 last = self._last_send
@@ -287,13 +289,16 @@ class World:
                     received = Received(process.name, effect.body, effect.kind, effect.ttl)
                     self._last_send, self._last_received = effect, received
                 self._observers.sent(effect)
-                self.wire.send(process, effect, received)
+                if not self.wire.send(process, effect, received):
+                    dropped.append(effect)
             elif type(effect) is SetTimer:
                 self.order += 1
                 due = self.now + effect.delay_s / process.drift
                 heapq.heappush(self.queue, (due, self.order, _TIMER, process, effect.token, None))
             else:
                 self._execute(process, effect)
+        for lost in dropped:
+            self.tell(process, SendDropped(lost))
 
     # --- effects out ------------------------------------------------------------------------------------------
 

@@ -107,6 +107,16 @@ def test_a_run_is_replayed_from_its_log(tmp_path: Path) -> None:
     assert len(log.read_text().splitlines()) > first["events"]
 
 
+def test_all_scenarios_can_be_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`all` is every scenario with every seed."""
+    wanted = {name: SCENARIOS[name] for name in ("leave", "join-at-once")}
+    monkeypatch.setattr(chaos.sim.scenarios, "SCENARIOS", wanted)
+    document = json.loads(mesh_sim("--nodes", "4", "--seed", "1", "--seeds", "2", "--scenario", "all", "--json"))
+
+    runs = [(run["scenario"], run["seed"]) for run in document["runs"]]
+    assert runs == [("leave", 1), ("leave", 2), ("join-at-once", 1), ("join-at-once", 2)]
+
+
 @pytest.mark.parametrize("arguments", [("--scenario", "nonsense"), ("--replay", "missing.jsonl")], ids=str)
 def test_usage_errors(arguments: tuple[str, ...]) -> None:
     """What cannot be run is a usage error."""

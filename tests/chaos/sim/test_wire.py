@@ -20,6 +20,7 @@ from gossip.events import (
     MetaChanged,
     Received,
     Send,
+    SendDropped,
     Unlink,
 )
 
@@ -122,7 +123,7 @@ def test_bodies_can_arrive_twice_and_out_of_order() -> None:
 
 
 def test_without_a_link_nothing_is_sent() -> None:
-    """It is dropped and counted, as in the shell."""
+    """It is dropped and counted, and the core told, as by the shell."""
     world = scripted_world(QUIET)
     world.start(0)
     world.start(1)
@@ -131,6 +132,7 @@ def test_without_a_link_nothing_is_sent() -> None:
 
     assert heard(world) == []
     assert world.wire.counters["dropped_no_link"] == 1
+    assert last(world, 0) == SendDropped(Send(B, b"x"))
 
 
 # --- dials ------------------------------------------------------------------------------------------------------
