@@ -156,6 +156,7 @@ class HyParView:
         self._asked: dict[NodeId, _Attempt] = {}
         self._refusals = 0
         self._returned: deque[NodeId] = deque(maxlen=4)
+        self._lost_now: deque[NodeId] = deque(maxlen=config.active_view_max)
         self._rtts: dict[NodeId, float] = {}
         self._shuffled: list[NodeId] = []
         self._shuffle_s = config.shuffle_interval_s_min
@@ -288,7 +289,12 @@ class HyParView:
             self._remove(peer)
             member = self._table.get(peer)
             if not event.left and member is not None and not is_gone(member.state):
-                self._contacts.prefer(Peer(peer))  # to dial it tells most about it
+                if event.wanted:
+                    self._contacts.prefer(Peer(peer))
+                else:
+                    # Whatever we need: the dial's result is what membership wants to know.
+                    self._lost_now.append(peer)
+                    self._wake(self._rng.uniform(0.0, _REPAIR_S))
         if event.left:
             self._contacts.drop(peer)
         self._wake_for_repair()
@@ -585,6 +591,9 @@ class HyParView:
                 self.counters["requests_unanswered"] += 1
                 self._contacts.postpone(peer, self._now + self._config.dial_backoff_s_max)
                 self._send(peer, Disconnect())  # should it have accepted
+        while self._lost_now:
+            if (peer := self._lost_now.popleft()) not in self._links:
+                self._dial(peer, _Why.OFFER)
         ready, following = self._contacts.due({**self._links, **self._dials}, self._now)
         for peer in ready:
             if len(self._dials) < 4 * self._config.repair_dials:

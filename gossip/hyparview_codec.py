@@ -10,8 +10,8 @@ SHUFFLE 5         ``[5, ttl, path, nodes]``: a random walk; ``path``: origin, th
 SHUFFLE_REPLY 6   ``[6, path, nodes]``: goes back along ``path``, whose last is the next receiver
 ================  ==============================================================================================
 
-A *node* is ``[node_id, [[host, port], ...]]``.  ``degree`` is how many neighbours the sender has.  Further fields at the
-end of a body or node are ignored, bodies of unknown type as a whole; all else that does not fit raises
+A *node* is ``[node_id, [[host, port], ...]]``.  ``degree`` is how many neighbours the sender has.  Further fields at
+the end of a body or node are ignored, bodies of unknown type as a whole; all else that does not fit raises
 :class:`~transport.errors.RemoteProtocolError` and nothing of the body is used.
 """
 
