@@ -28,7 +28,7 @@ from pathlib import Path
 
 from fuzz_stateful import COURIER_SEEDS, GOSSIP_SEEDS, SESSION_SEEDS, live_courier, live_gossip, live_session
 
-from gossip import codec
+from gossip import codec, hyparview_codec, plumtree_codec
 from gossip.config import GossipConfig
 from gossip.discovery import txt
 from gossip.discovery.base import Announcement
@@ -197,6 +197,23 @@ def _token_body() -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))[:-4]
 
 
+def _overlay(data: bytes) -> object:
+    """Decode an overlay body; what was accepted must survive being sent on."""
+    body = hyparview_codec.decode(data)
+    assert body is None or hyparview_codec.decode(hyparview_codec.encode(body)) == body
+    return type(body).__name__
+
+
+def _plumtree(data: bytes) -> object:
+    """Decode a body of the broadcast tree; what was accepted must survive being sent on."""
+    body = plumtree_codec.decode(data)
+    assert body is None or plumtree_codec.decode(plumtree_codec.encode(body)) == body
+    return type(body).__name__
+
+
+_NODE = hyparview_codec.Peer(node_id("there"), (Address("10.0.0.1", 7946),))
+_BROADCAST = plumtree_codec.MessageId(node_id("there"), 1, 4)
+
 _AGENT = AgentInfo(7, "there", ("summarize",), "name", ("gpu",), "1.2", {"zone": "eu"})
 _MESSAGES = [[1, 1, 42, 7, 8, b"payload", 0], [2, 2, 42, 7, 8, b"", 5, 9, {"k": "v"}, "group"]]
 
@@ -235,6 +252,34 @@ TARGETS: dict[str, Target] = {
     "broadcast": Target(
         lambda data: type(codec.decode_broadcast(data, GossipConfig())).__name__,
         (codec.encode_broadcast(codec.BroadcastBody(node_id("there"), 1 << 16, 4, b"payload")),),
+    ),
+    "overlay": Target(
+        _overlay,
+        tuple(
+            hyparview_codec.encode(body)
+            for body in (
+                hyparview_codec.Join(),
+                hyparview_codec.ForwardJoin(3, _NODE),
+                hyparview_codec.Neighbor(hyparview_codec.Priority.HIGH, 4),
+                hyparview_codec.Reply(accepted=True, degree=3),
+                hyparview_codec.Disconnect(_NODE),
+                hyparview_codec.Shuffle(2, (node_id("there"), node_id("third")), (_NODE,)),
+                hyparview_codec.ShuffleReply((node_id("there"),), (_NODE, _NODE)),
+            )
+        ),
+    ),
+    "plumtree": Target(
+        _plumtree,
+        tuple(
+            plumtree_codec.encode(body)
+            for body in (
+                plumtree_codec.Gossip(2, 17, b"sealed"),
+                plumtree_codec.IHave((plumtree_codec.Announcement(_BROADCAST, 5, 2, 300),)),
+                plumtree_codec.Graft((_BROADCAST,)),
+                plumtree_codec.Prune(),
+                plumtree_codec.Sync(answer=False, since_ms=5, after="a", upto="z", summaries=()),
+            )
+        ),
     ),
     "messages": Target(
         lambda data: len(decode_batch(data).messages), (encode_batch(5, 1_700_000_000_000, Priority.HIGH, _MESSAGES),)
