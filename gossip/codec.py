@@ -28,6 +28,8 @@ from .events import Member, MemberState
 #: Claims in one body, and entries in one digest: bounds of what a peer can make us decode at once.
 CLAIMS_MAX: Final = 1024
 ENTRIES_MAX: Final = 4000
+#: Accusers named with one suspicion; more than ever matter.
+ACCUSERS_MAX: Final = 16
 _HOST_CHARS_MAX: Final = 253  # RFC 1035 section 2.3.4
 _VERSION_MAX: Final = 2**53 - 1
 _DIGEST_MAX: Final = 2**64 - 1
@@ -51,9 +53,14 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """Claims that are new to the sender: believed as they are, and passed on."""
+    """Claims that are new to the sender: believed as they are, and passed on.
+
+    ``accusers`` says for each claim who accuses (empty: unknown, or no suspicion); it is empty, or as long as
+    ``claims``.
+    """
 
     claims: tuple[Member, ...]
+    accusers: tuple[tuple[NodeId, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +123,8 @@ def encode(body: Body) -> bytes:
         case Heartbeat():
             return pack((_HEARTBEAT, body.incarnation, body.digest, body.members))
         case News():
-            return pack((_NEWS, [_claim(claim) for claim in body.claims]))
+            claims = [_claim(claim) for claim in body.claims]
+            return pack((_NEWS, claims, body.accusers) if body.accusers else (_NEWS, claims))
         case Digest():
             entries = [(e.node_id, e.incarnation, int(e.state), e.meta_version) for e in body.entries]
             return pack((_DIGEST, body.after, body.upto, entries))
@@ -191,7 +199,8 @@ def decode(data: bytes, config: GossipConfig) -> Body | None:
                 _integer(fields[3], 0, _VERSION_MAX, "members"),
             )
         case 1:
-            return News(_claims(_items(fields, 2, "news")[1], config))
+            claims = _claims(_items(fields, 2, "news")[1], config)
+            return News(claims, _accusers(fields[2], len(claims)) if len(fields) > 2 else ())
         case 2:
             return _digest(_items(fields, 4, "digest"))
         case 3:
@@ -236,6 +245,11 @@ def _digest(fields: Sequence[object]) -> Digest:
 
 def _claims(value: object, config: GossipConfig) -> tuple[Member, ...]:
     return tuple(_member(_items(item, 3, "claim", 16), config) for item in _items(value, 0, "claims", CLAIMS_MAX))
+
+
+def _accusers(value: object, claims: int) -> tuple[tuple[NodeId, ...], ...]:
+    lists = _items(value, claims, "accusers", claims)
+    return tuple(tuple(_node_id(name) for name in _items(names, 0, "accusers", ACCUSERS_MAX)) for names in lists)
 
 
 def _member(fields: Sequence[object], config: GossipConfig) -> Member:

@@ -24,9 +24,29 @@ class GossipConfig:
     Attributes:
         heartbeat_interval_s: How often a node tells each linked peer its incarnation and table digest.  Also the
             pace of anti-entropy: at most one exchange of tables is started per interval.
-        suspicion_s: How long a suspect may take to refute before it is dead.  Must exceed a few round trips plus
-            the longest pause of a healthy node that is already suspected.
+            Two heartbeats with different digests in a row lead to an exchange, in a network of N > 32 nodes at most
+            one per ``ceil(log2 N) - 4`` intervals (memberlist's scaling), for an exchange costs some 35 N bytes.
+        suspicion_s: The least time that a suspect has to refute before it is dead, however many accuse it.  Must exceed
+            a few round trips plus the longest pause of a healthy node that is already suspected.
+        suspicion_mult: With N members the least time is ``max(suspicion_s, suspicion_mult * max(1, log10 N) *
+            suspicion_unit_s)``, and ``suspicion_mult - 2`` confirmations bring it down to that.
+        suspicion_unit_s: memberlist has its probe interval here, because its news travel with its probes.  Ours are
+            pushed over links at once, so the unit is a few hops of news and the refutation's way back.
+        suspicion_max_mult: An accusation that nobody confirms gets this many times the least time.
         suspicion_refused_s: The same once a dial was refused, which says that nobody listens there any more.
+        probe_interval_s: How often one linked neighbour in turn is pinged.
+        probe_timeout_s: How long it may take to answer before others are asked; above the slowest round trip.
+        probe_silence_intervals: A neighbour that was silent for so many ``heartbeat_interval_s`` is pinged out of turn.
+            Between one and two, so that one late heartbeat is no reason.
+        probe_dial_timeout_s: How long the link for a probe may take; above the dialler's own timeout.
+        probe_cold_interval_s: How often one member without a link is dialled to see whether it lives; each such probe
+            costs a TLS handshake.  Shorter, from ``probe_interval_s``, as long as the dead are found that way.
+        indirect_probes: How many neighbours are asked to probe whoever does not answer.
+        awareness_max: How much slower to judge others a node gets that has reason to doubt itself: its intervals
+            and timeouts are multiplied by 1 to ``awareness_max`` + 1.
+        partition_part: A partition is reported when at least this part of the members, and at least two, are lost ...
+        partition_window_s: ... within so long of each other; at least the spread of one failure's detection.
+        partition_settle_s: How long nothing more must change before a partition, or its end, is reported.
         stall_credit_s_max: How much a stall of our own event loop may at most prolong a suspicion.
         flush_delay_s: How long news are collected before they are sent on as one body.
         forward_fanout: To how many random linked peers news from others are passed on (own news go to all).
@@ -101,6 +121,19 @@ class GossipConfig:
     heartbeat_interval_s: float = 1.0
     suspicion_s: float = 2.0
     suspicion_refused_s: float = 1.0
+    suspicion_mult: int = 4
+    suspicion_unit_s: float = 0.3
+    suspicion_max_mult: float = 6.0
+    probe_interval_s: float = 1.0
+    probe_timeout_s: float = 0.5
+    probe_silence_intervals: float = 1.6
+    probe_dial_timeout_s: float = 15.0
+    probe_cold_interval_s: float = 60.0
+    indirect_probes: int = 3
+    awareness_max: int = 8
+    partition_part: float = 0.2
+    partition_window_s: float = 10.0
+    partition_settle_s: float = 2.0
     stall_credit_s_max: float = 5.0
     flush_delay_s: float = 0.02
     forward_fanout: int = 6
@@ -169,6 +202,13 @@ class GossipConfig:
         positive = (
             "heartbeat_interval_s",
             "suspicion_s",
+            "suspicion_unit_s",
+            "probe_interval_s",
+            "probe_timeout_s",
+            "probe_dial_timeout_s",
+            "probe_cold_interval_s",
+            "partition_window_s",
+            "partition_settle_s",
             "dial_backoff_s_min",
             "heal_interval_s",
             "forward_fanout",
@@ -194,6 +234,14 @@ class GossipConfig:
                 raise ValueError(f"{name} must be above 0")
         if self.suspicion_refused_s > self.suspicion_s:
             raise ValueError("suspicion_refused_s must not exceed suspicion_s")
+        if self.suspicion_mult < 1 or self.suspicion_max_mult < 1:
+            raise ValueError("suspicion_mult and suspicion_max_mult must be at least 1")
+        if self.probe_timeout_s > self.probe_interval_s:
+            raise ValueError("probe_timeout_s must not exceed probe_interval_s")
+        if self.probe_silence_intervals < 1:
+            raise ValueError("probe_silence_intervals must be at least 1")
+        if not 0 < self.partition_part <= 1:
+            raise ValueError("partition_part must be above 0 and at most 1")
         if self.dial_backoff_s_max < self.dial_backoff_s_min:
             raise ValueError("dial_backoff_s_max must not be below dial_backoff_s_min")
         if not self.active_view_min <= self.active_view <= self.active_view_max:
@@ -231,6 +279,13 @@ class GossipConfig:
             heartbeat_interval_s=3.0,
             suspicion_s=8.0,
             suspicion_refused_s=4.0,
+            suspicion_unit_s=1.0,
+            probe_interval_s=3.0,
+            probe_timeout_s=1.5,
+            probe_dial_timeout_s=30.0,
+            probe_cold_interval_s=120.0,
+            partition_window_s=30.0,
+            partition_settle_s=5.0,
             flush_delay_s=0.1,
             plumtree_flush_s=0.02,
             plumtree_ihave_timeout_s=0.6,

@@ -188,6 +188,13 @@ class RttMeasured:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeFailed:
+    """Between cores only: ``peer`` answered neither our probe nor those that others made for us."""
+
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True)
 class SendDropped:
     """The shell could not queue ``send``: there is no link, or its queue is full."""
 
@@ -213,6 +220,7 @@ Event = (
     | LinkWanted
     | LinkUsed
     | RttMeasured
+    | ProbeFailed
     | SendDropped
 )
 
@@ -320,6 +328,26 @@ class Missed:
 
 
 @dataclass(frozen=True, slots=True)
+class PartitionDetected:
+    """Tell the layer above: much of the network was lost at once; both tuples are sorted.
+
+    ``lost``: who became suspect or dead together; ``present``: who is believed alive, this node included.
+    """
+
+    lost: tuple[NodeId, ...]
+    present: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionHealed:
+    """Tell the layer above: of those that were lost together ``returned`` are back and ``missing`` are not."""
+
+    returned: tuple[NodeId, ...]
+    missing: tuple[NodeId, ...]
+    present: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Superseded:
     """Tell the layer above: this process's life is over in the eyes of the network, and it must stop.
 
@@ -338,6 +366,9 @@ Effect = (
     | Dial
     | Unlink
     | Doubt
+    | ProbeFailed
+    | LinkWanted
+    | RttMeasured
     | NeighborUp
     | NeighborDown
     | MemberChanged
@@ -345,5 +376,7 @@ Effect = (
     | Deliver
     | Originated
     | Missed
+    | PartitionDetected
+    | PartitionHealed
     | Superseded
 )

@@ -3,12 +3,16 @@
 Every node keeps the whole table (:mod:`gossip.members`) and changes it on four kinds of evidence: its own links
 (authenticated, so the best), *news* from peers, *states* exchanged with them, and its own timers.
 
-Failure detection here is the first version.  A link that breaks is at once suspicion, never death: the observer
-tells everybody, the overlay redials, and the accused, who hears of it over any other link, refutes by raising its
-incarnation.  Only a suspect that has neither refuted nor been linked to for ``suspicion_s`` is dead.  While a link
-to a suspect is open its keepalive proves that it lives, so it is reminded instead of declared dead.  The suspicion
-and refutation rules are SWIM's (Das, Gupta, Motivala 2002); that a peer's "dead" arriving with a table exchange
-counts as suspicion only is memberlist's.  Step 2 adds probing, direct and through others, and Lifeguard's timing.
+Evidence of failure is suspicion, never death at once: a link that breaks, a dial that fails again and again, a probe
+(:mod:`gossip.swim`) that nobody answers.  The observer tells everybody, first the accused if it can, and the accused
+refutes by raising its incarnation.  Only a suspect that has not refuted in time is dead, and how much time it has
+depends on how many accuse it independently (:mod:`gossip.suspicion`): news of a suspicion name the accusers, and an
+accuser that is news makes the suspicion news again.  While something still arrives over a link from a suspect it
+lives, so it is reminded instead of declared dead.  The suspicion and refutation rules are SWIM's (Das, Gupta,
+Motivala 2002); that a peer's "dead" arriving with a table exchange counts as suspicion only is memberlist's.
+
+Just after our own event loop stood still, a link that broke says more about us than about the peer: nobody is accused
+for it unless the redial fails as well, suspicions run longer, and a refused dial does not cut them short.
 
 Dissemination: what a node itself found out goes to all its links, what it heard goes on to a few at random; the
 accused is always told.  Beneath this, heartbeats carry the table's digest, and two nodes whose digests stay
@@ -26,7 +30,7 @@ from __future__ import annotations
 
 import enum
 import random
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from transport.errors import LocalProtocolError
@@ -63,6 +67,7 @@ from .events import (
     MemberState,
     MetaChanged,
     Persist,
+    ProbeFailed,
     Received,
     Send,
     SetTimer,
@@ -74,6 +79,7 @@ from .events import (
 )
 from .incarnation import is_plausible, life_of, refute
 from .members import MemberTable, details_win, is_gone, status_wins
+from .suspicion import Suspicion, confirmations_wanted, suspicion_min_s
 
 
 class _How(enum.Enum):
@@ -91,18 +97,13 @@ class _Link:
 
     incarnation: int
     heard: bool = False
+    silent: bool = False
+    """Whether the peer answered no probe, and nothing came from it since: then the link proves nothing."""
     differs: int = 0
     """Heartbeats in a row whose digest was not ours."""
     digests_left: int = 0
     wants_left: int = 0
     """What we still answer before the next tick: whoever asks for more is ignored."""
-
-
-@dataclass(slots=True)
-class _Suspicion:
-    token: int
-    since: float
-    deadline: float
 
 
 @dataclass(slots=True)
@@ -133,7 +134,11 @@ class MembershipCore:
         self._effects: list[Effect] = []
         self._links: dict[NodeId, _Link] = {}
         self._outbox: dict[NodeId, _News] = {}
-        self._suspicions: dict[NodeId, _Suspicion] = {}
+        self._suspicions: dict[NodeId, Suspicion] = {}
+        self._suspicion_timers: dict[int, NodeId] = {}
+        # Whose link broke just after we stood still: the redial will tell.
+        self._unjudged: dict[NodeId, None] = {}
+        self._sync_at = 0.0
         self._next_token = 0
         self._tick_token = self._flush_token = -1
         self._slow_until = 0.0
@@ -143,6 +148,7 @@ class MembershipCore:
             "syncs_started": 0,
             "news_sent": 0,
             "suspicions": 0,
+            "confirmations": 0,
             "deaths": 0,
             "refutations": 0,
             "claims_implausible": 0,
@@ -188,6 +194,11 @@ class MembershipCore:
             case DialFailed():
                 self._dial_failed(event)
             case Doubted():
+                if event.peer not in self._links:
+                    self._accuse(event.peer)
+            case ProbeFailed():
+                if (link := self._links.get(event.peer)) is not None:
+                    link.silent = True
                 self._accuse(event.peer)
             case Stalled():
                 self._stalled(event.duration_s)
@@ -211,6 +222,7 @@ class MembershipCore:
 
     def _link_opened(self, event: LinkOpened) -> None:
         self._links[event.peer] = link = _Link(event.incarnation)
+        self._unjudged.pop(event.peer, None)
         self._allow(link)
         hello = Member(event.peer, event.incarnation, MemberState.ALIVE, event.addresses)
         known = self.table.known(event.peer)
@@ -231,18 +243,25 @@ class MembershipCore:
         if event.left:
             self._learn(replace(bare(member), state=MemberState.LEFT), event.peer, _How.OWN)
         elif not event.wanted:
-            self._accuse(event.peer)
-            if (suspicion := self._suspicions.get(event.peer)) is not None:
+            suspicion = self._suspicions.get(event.peer)
+            if suspicion is not None and not link.silent:
                 # Somebody else's suspicion may be nearly over; without the link's evidence it gets its full time.
-                suspicion.deadline = max(suspicion.deadline, self._now + self._suspicion_s())
+                suspicion.wait_until(self._now + suspicion.min_s)
+            if self._now < self._slow_until:
+                self._unjudged[event.peer] = None
+            else:
+                self._accuse(event.peer)
 
     def _dial_failed(self, event: DialFailed) -> None:
+        if event.peer in self._links:
+            return
         suspicion = self._suspicions.get(event.peer)
-        if suspicion is not None and event.refused and event.peer not in self._links:
-            deadline = max(self._now, suspicion.since + self._config.suspicion_refused_s)
-            if deadline < suspicion.deadline and self._now >= self._slow_until:
-                suspicion.deadline = deadline
-                suspicion.token = self._set_timer(deadline - self._now)
+        if event.peer in self._unjudged or suspicion is not None:
+            self._unjudged.pop(event.peer, None)
+            self._accuse(event.peer)
+        if suspicion is not None and event.refused and self._now >= self._slow_until:
+            suspicion.cut(max(self._now, suspicion.since + self._config.suspicion_refused_s))
+            self._rearm(event.peer, suspicion)
 
     def _tell_if_accused(self, peer: NodeId, incarnation: int) -> None:
         """If ``peer`` lives and we believe worse of it, it must know to be able to refute."""
@@ -252,7 +271,7 @@ class MembershipCore:
 
     # --- beliefs ----------------------------------------------------------------------------------------------
 
-    def _learn(self, claim: Member, source: NodeId | None, how: _How) -> None:
+    def _learn(self, claim: Member, source: NodeId | None, how: _How, accusers: tuple[NodeId, ...] = ()) -> None:
         """Merge one claim, and tell the layer above and the peers if it changed anything."""
         if claim.node_id == self._me.node_id:
             self._about_me(claim)
@@ -266,29 +285,44 @@ class MembershipCore:
             self.table.bury(claim, self._now)
             return
         if claim.state is MemberState.DEAD and how is not _How.OWN and before is not None:
-            proven = how is _How.NEWS and not self._is_linked(claim)
+            proven = how is _How.NEWS and not self._is_heard(claim)
             if not proven and before.state is not MemberState.DEAD:
                 claim = replace(claim, state=MemberState.SUSPECT)
         after = self.table.join(claim)
-        if after is None:
-            if (waiting := self._outbox.get(claim.node_id)) is not None and source is not None:
+        if after is not None:
+            self._store(before, after, source, to_all=how is _How.OWN, accusers=accusers)
+        elif claim.state is not MemberState.SUSPECT or not self._confirmed(claim, source, accusers):
+            waiting = self._outbox.get(claim.node_id)
+            if waiting is not None and source is not None and self._all_named(claim.node_id, accusers):
                 waiting.heard_from += (source,)
-            return
-        self._store(before, after, source, to_all=how is _How.OWN)
 
-    def _store(self, before: Member | None, after: Member, source: NodeId | None, *, to_all: bool) -> None:
+    def _store(
+        self,
+        before: Member | None,
+        after: Member,
+        source: NodeId | None,
+        *,
+        to_all: bool,
+        accusers: tuple[NodeId, ...] = (),
+    ) -> None:
         self.table.put(after, self._now)
         self._effects.append(MemberChanged(before, after))
+        heard_from = () if source is None else (source,)
         if after.state is not MemberState.SUSPECT:
             self._suspicions.pop(after.node_id, None)
             self.counters["deaths"] += after.state is MemberState.DEAD
         elif before is None or (before.state, before.incarnation) != (after.state, after.incarnation):
-            self._suspect(after.node_id)
-        details = before is None or details_win(after, before)
-        heard_from = () if source is None else (source,)
-        if (waiting := self._outbox.get(after.node_id)) is not None:
+            self._suspect(after.node_id, accusers)
+            if after.node_id in self._links:
+                # The accused hears it before anybody else, so that it can refute before anybody else believes it.
+                self._send(after.node_id, News((bare(after),)))
+                heard_from += (after.node_id,)
+        self._tell(after.node_id, heard_from, to_all=to_all, details=before is None or details_win(after, before))
+
+    def _tell(self, node_id: NodeId, heard_from: tuple[NodeId, ...], *, to_all: bool, details: bool) -> None:
+        if (waiting := self._outbox.get(node_id)) is not None:
             to_all, details = to_all or waiting.to_all, details or waiting.details
-        self._outbox[after.node_id] = _News(to_all, details, heard_from)
+        self._outbox[node_id] = _News(to_all, details, heard_from)
         if self._flush_token < 0:
             self._flush_token = self._set_timer(self._config.flush_delay_s)
 
@@ -337,27 +371,59 @@ class MembershipCore:
     # --- suspicion --------------------------------------------------------------------------------------------
 
     def _accuse(self, peer: NodeId) -> None:
+        """We have evidence of our own against a living member."""
         member = self.table.get(peer)
-        if member is not None and member.state is MemberState.ALIVE and peer not in self._links:
-            self._learn(replace(bare(member), state=MemberState.SUSPECT), None, _How.OWN)
+        if member is not None and not is_gone(member.state):
+            self._learn(replace(bare(member), state=MemberState.SUSPECT), None, _How.OWN, (self._me.node_id,))
 
-    def _suspect(self, peer: NodeId) -> None:
+    def _suspect(self, peer: NodeId, accusers: tuple[NodeId, ...]) -> None:
         self.counters["suspicions"] += 1
-        delay_s = self._suspicion_s()
-        self._suspicions[peer] = _Suspicion(self._set_timer(delay_s), self._now, self._now + delay_s)
+        config, members = self._config, len(self.table) - self.table.gone_count
+        min_s = max(config.suspicion_s, suspicion_min_s(config.suspicion_mult, members, config.suspicion_unit_s))
+        if self._now < self._slow_until:
+            min_s *= 2  # we have just stood still: others' answers are still queued here
+        wanted = confirmations_wanted(config.suspicion_mult, members)
+        suspicion = self._suspicions[peer] = Suspicion(wanted, min_s, config.suspicion_max_mult * min_s, self._now)
+        for accuser in accusers:
+            suspicion.accuse(accuser)
+        self._rearm(peer, suspicion)
 
-    def _suspicion_s(self) -> float:
-        """Twice the usual just after we stood still ourselves: others' answers are still queued here."""
-        return self._config.suspicion_s * (2.0 if self._now < self._slow_until else 1.0)
+    def _confirmed(self, claim: Member, source: NodeId | None, accusers: tuple[NodeId, ...]) -> bool:
+        """Whether the claim names accusers that are new to the suspicion; if so it is shorter now, and news again."""
+        member, suspicion = self.table.get(claim.node_id), self._suspicions.get(claim.node_id)
+        if suspicion is None or member is None or member.incarnation != claim.incarnation:
+            return False
+        # Only members can accuse, so that nobody confirms itself with invented names.
+        new = [a for a in accusers if self.table.get(a) is not None and suspicion.accuse(a)]
+        if not new:
+            return False
+        self.counters["confirmations"] += len(new)
+        self._rearm(claim.node_id, suspicion)
+        heard_from = () if source is None else (source,)
+        self._tell(claim.node_id, heard_from, to_all=source is None, details=False)
+        return True
 
-    def _suspicion_over(self, peer: NodeId, suspicion: _Suspicion) -> None:
+    def _all_named(self, peer: NodeId, accusers: tuple[NodeId, ...]) -> bool:
+        """Whether the accusers are all that we know of: then whoever named them needs no telling."""
+        suspicion = self._suspicions.get(peer)
+        return suspicion is None or all(accuser in accusers for accuser in suspicion.accusers)
+
+    def _rearm(self, peer: NodeId, suspicion: Suspicion) -> None:
+        self._suspicion_timers.pop(suspicion.token, None)
+        suspicion.token = self._set_timer(max(suspicion.deadline - self._now, 0.0))
+        self._suspicion_timers[suspicion.token] = peer
+
+    def _suspicion_over(self, peer: NodeId) -> None:
+        suspicion = self._suspicions.get(peer)
+        if suspicion is None:
+            return
         member = self.table[peer]  # only the dead and departed are forgotten
         if self._now < suspicion.deadline:
-            suspicion.token = self._set_timer(suspicion.deadline - self._now)
-        elif self._is_linked(member):
+            self._rearm(peer, suspicion)
+        elif self._is_heard(member):
             self._send(peer, News((bare(member),)))
-            suspicion.deadline = self._now + self._config.suspicion_s
-            suspicion.token = self._set_timer(self._config.suspicion_s)
+            suspicion.wait_until(self._now + suspicion.min_s)
+            self._rearm(peer, suspicion)
         else:
             self._learn(replace(bare(member), state=MemberState.DEAD), None, _How.OWN)
 
@@ -366,11 +432,12 @@ class MembershipCore:
         credit_s = min(duration_s, self._config.stall_credit_s_max)
         self._slow_until = max(self._slow_until, self._now + 2 * credit_s)
         for suspicion in self._suspicions.values():
-            suspicion.deadline = max(suspicion.deadline, self._now) + credit_s
+            suspicion.credit(self._now, credit_s)
 
-    def _is_linked(self, member: Member) -> bool:
+    def _is_heard(self, member: Member) -> bool:
+        """Whether a link shows that this very process lives."""
         link = self._links.get(member.node_id)
-        return link is not None and life_of(link.incarnation) == life_of(member.incarnation)
+        return link is not None and not link.silent and life_of(link.incarnation) == life_of(member.incarnation)
 
     # --- timers and dissemination -----------------------------------------------------------------------------
 
@@ -380,11 +447,8 @@ class MembershipCore:
         elif token == self._flush_token:
             self._flush_token = -1
             self._flush()
-        else:
-            for peer, suspicion in self._suspicions.items():
-                if suspicion.token == token:
-                    self._suspicion_over(peer, suspicion)
-                    break
+        elif (peer := self._suspicion_timers.pop(token, None)) is not None:
+            self._suspicion_over(peer)
 
     def _set_timer(self, delay_s: float) -> int:
         token = self._next_token
@@ -402,7 +466,10 @@ class MembershipCore:
             self._effects.append(Send(peer, heartbeat, key="heartbeat"))
         # Twice in a row, because news that are under way explain a single difference.
         differing = [peer for peer, link in self._links.items() if link.differs >= 2]
-        if differing:
+        if differing and self._now >= self._sync_at:
+            # Late by half an interval at most: the ticks are jittered.
+            intervals = max(1, (len(self.table) - 1).bit_length() - 4)
+            self._sync_at = self._now + (intervals - 0.5) * self._config.heartbeat_interval_s
             self._sync(self._rng.choice(differing))
 
     def _heartbeat(self) -> Heartbeat:
@@ -434,9 +501,16 @@ class MembershipCore:
                 continue
             if told not in encoded:
                 claims = (self._wording(changed[node_id], outbox[node_id]) for node_id in told)
-                encoded[told] = [encode(News(chunk)) for chunk in chunks(claims, self._config.sync_body_bytes_max)]
+                encoded[told] = [
+                    encode(self._news(chunk)) for chunk in chunks(claims, self._config.sync_body_bytes_max)
+                ]
             self.counters["news_sent"] += len(encoded[told])
             self._effects += [Send(peer, body) for body in encoded[told]]
+
+    def _news(self, claims: tuple[Member, ...]) -> News:
+        suspicions = [self._suspicions.get(claim.node_id) for claim in claims]
+        accusers = tuple(() if suspicion is None else suspicion.accusers for suspicion in suspicions)
+        return News(claims, accusers if any(accusers) else ())
 
     def _wording(self, member: Member, news: _News) -> Member:
         large = len(member.meta) > self._config.forward_meta_bytes_max and not news.to_all
@@ -453,11 +527,12 @@ class MembershipCore:
             self.counters["received_unlinked"] += 1
             return
         body = decode(event.body, self._config)
+        link.silent = False
         match body:
             case Heartbeat():
                 self._heard(event.peer, link, body)
             case News():
-                self._learn_all(body.claims, event.peer, _How.NEWS)
+                self._learn_all(body.claims, event.peer, _How.NEWS, body.accusers)
             case States():
                 self._learn_all(body.claims, event.peer, _How.STATE)
             case Digest():
@@ -478,11 +553,13 @@ class MembershipCore:
             return False
         return True
 
-    def _learn_all(self, claims: Iterable[Member], source: NodeId, how: _How) -> None:
-        for claim in claims:
+    def _learn_all(
+        self, claims: Sequence[Member], source: NodeId, how: _How, accusers: Sequence[tuple[NodeId, ...]] = ()
+    ) -> None:
+        for claim, accusing in zip(claims, accusers or ((),) * len(claims), strict=True):
             if self._ended:
                 break
-            self._learn(claim, source, how)
+            self._learn(claim, source, how, accusing)
 
     def _heard(self, peer: NodeId, link: _Link, heartbeat: Heartbeat) -> None:
         if life_of(heartbeat.incarnation) != life_of(link.incarnation):

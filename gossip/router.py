@@ -1,8 +1,9 @@
-"""One node's gossip as one machine: routes events to the three cores, and their effects to one another.
+"""One node's gossip as one machine: routes events to the cores, and their effects to one another.
 
-Membership, overlay and broadcast are siblings that know nothing of each other (after iroh-gossip's ``state.rs``).
-Here a change of the member table becomes the overlay's business, the overlay's doubt becomes membership's, and the
-cores' timer tokens are kept apart.  The shell and the simulator drive this class alone.
+Membership, overlay, probing, partition detection and broadcast are siblings that know nothing of each other (after
+iroh-gossip's ``state.rs``).  Here a change of the member table becomes everybody's business, the overlay's doubt and a
+failed probe become membership's, a probe's wish for a link becomes the overlay's, and the cores' timer tokens are kept
+apart.  The shell and the simulator drive this class alone.
 """
 
 # core: no I/O
@@ -10,6 +11,7 @@ cores' timer tokens are kept apart.  The shell and the simulator drive this clas
 from __future__ import annotations
 
 import random
+from typing import Final
 
 from transport.types import NodeId
 from transport.wire import Kind
@@ -22,21 +24,28 @@ from .events import (
     Doubted,
     Effect,
     Event,
+    LinkWanted,
     Member,
     MemberChanged,
+    MemberForgotten,
+    ProbeFailed,
     Received,
+    RttMeasured,
     SetTimer,
     TimerFired,
 )
 from .membership import MembershipCore
 from .overlay import FullMesh
+from .partition import PartitionCore
+from .swim import SwimCore
 
-# Timer tokens outside: the core's own, times two, plus which core it is.
-_MEMBERSHIP, _OVERLAY = 0, 1
+# Timer tokens outside: the core's own, times the number of cores, plus which core it is.
+_MEMBERSHIP, _OVERLAY, _SWIM, _PARTITION = range(4)
+_CORES: Final = 4
 
 
 class GossipCore:
-    """Membership, overlay and broadcast of one node.
+    """Membership, overlay, probing and broadcast of one node.
 
     Args:
         self_member: This node: id, incarnation, addresses, optional metadata; state ``ALIVE``.
@@ -47,6 +56,8 @@ class GossipCore:
     def __init__(self, self_member: Member, config: GossipConfig, rng: random.Random) -> None:
         self._membership = MembershipCore(self_member, config, rng)
         self._overlay = FullMesh(self_member.node_id, self._membership.table, config, rng)
+        self._swim = SwimCore(self_member.node_id, self._membership.table, config, rng)
+        self._partition = PartitionCore(self_member.node_id, self._membership.table, config)
         self._broadcast = BroadcastCore(self_member, config)
 
     @property
@@ -77,6 +88,10 @@ class GossipCore:
         """What is believed of one node; ``None``: nothing."""
         return self._membership.table.get(node_id)
 
+    def distance_s(self, a: NodeId, b: NodeId) -> float | None:
+        """The round trip to expect between two nodes by their coordinates; ``None``: unknown."""
+        return self._swim.distance_s(a, b)
+
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event and return what to do about it, in order.
 
@@ -90,27 +105,51 @@ class GossipCore:
         """
         effects: list[Effect] = []
         match event:
-            case Received(kind=Kind.BROADCAST) | BroadcastRequested():
+            case Received():
+                self._swim.heard(event.peer, now)
+                self._received(event, effects, now)
+            case BroadcastRequested():
                 if not self.ended:
                     effects = self._broadcast.handle(event, now)
-            case Received():
-                self._from_membership(self._membership.handle(event, now), effects, now)
             case TimerFired():
-                token, which = divmod(event.token, 2)
-                if which == _MEMBERSHIP:
-                    self._from_membership(self._membership.handle(TimerFired(token), now), effects, now)
-                elif not self.ended:
-                    self._from_overlay(self._overlay.handle(TimerFired(token), now), effects, now)
+                self._timer(event.token, effects, now)
             case _:
                 self._broadcast.handle(event, now)
                 ended = self.ended
-                self._from_membership(self._membership.handle(event, now), effects, now)
+                # Probing first: after a stall it must forget before anybody concludes, and a redial comes at once.
                 if not ended:
-                    self._from_overlay(self._overlay.handle(event, now), effects, now)
+                    self._route(_SWIM, self._swim.handle(event, now), effects, now)
+                self._route(_MEMBERSHIP, self._membership.handle(event, now), effects, now)
+                if not ended:
+                    self._route(_OVERLAY, self._overlay.handle(event, now), effects, now)
         return effects
 
+    def _received(self, event: Received, effects: list[Effect], now: float) -> None:
+        match event.kind:
+            case Kind.MEMBERSHIP:
+                self._route(_MEMBERSHIP, self._membership.handle(event, now), effects, now)
+            case Kind.BROADCAST if not self.ended:
+                effects += self._broadcast.handle(event, now)
+            case Kind.PROBE if not self.ended:
+                self._route(_SWIM, self._swim.handle(event, now), effects, now)
+            case _:
+                pass
+
+    def _timer(self, outer: int, effects: list[Effect], now: float) -> None:
+        token, which = divmod(outer, _CORES)
+        if which == _MEMBERSHIP:
+            self._route(which, self._membership.handle(TimerFired(token), now), effects, now)
+        elif self.ended:
+            pass
+        elif which == _OVERLAY:
+            self._route(which, self._overlay.handle(TimerFired(token), now), effects, now)
+        elif which == _SWIM:
+            self._route(which, self._swim.handle(TimerFired(token), now), effects, now)
+        else:
+            self._route(which, self._partition.timer(token, now), effects, now)
+
     def statistics(self) -> dict[str, int | float]:
-        """Sizes and counters of the three cores."""
+        """Sizes and counters of the cores."""
         table = self._membership.table
         return {
             "members": len(table) - table.gone_count,
@@ -121,28 +160,35 @@ class GossipCore:
             "broadcast_origins": self._broadcast.origins,
             **self._membership.counters,
             **self._overlay.counters,
+            **self._swim.statistics(),
+            **self._partition.counters,
             **{f"broadcasts_{name}": value for name, value in self._broadcast.counters.items()},
         }
 
-    def _from_membership(self, produced: list[Effect], effects: list[Effect], now: float) -> None:
+    def _route(self, which: int, produced: list[Effect], effects: list[Effect], now: float) -> None:
+        """Give each effect of one core to whom it concerns: another core, or the shell."""
         for effect in produced:
             match effect:
                 case SetTimer():
-                    effects.append(SetTimer(effect.token * 2 + _MEMBERSHIP, effect.delay_s))
+                    effects.append(SetTimer(effect.token * _CORES + which, effect.delay_s))
                 case MemberChanged():
                     effects.append(effect)
                     if not self.ended:
-                        changed = self._overlay.member_changed(effect.before, effect.after)
-                        self._from_overlay(changed, effects, now)
+                        self._changed(effect, effects, now)
+                case MemberForgotten():
+                    effects.append(effect)
+                    self._partition.forgotten(effect.member.node_id)
+                case Doubt():
+                    self._route(_MEMBERSHIP, self._membership.handle(Doubted(effect.peer), now), effects, now)
+                case ProbeFailed():
+                    self._route(_MEMBERSHIP, self._membership.handle(effect, now), effects, now)
+                case LinkWanted() | RttMeasured():
+                    self._route(_OVERLAY, self._overlay.handle(effect, now), effects, now)
                 case _:
                     effects.append(effect)
 
-    def _from_overlay(self, produced: list[Effect], effects: list[Effect], now: float) -> None:
-        for effect in produced:
-            match effect:
-                case SetTimer():
-                    effects.append(SetTimer(effect.token * 2 + _OVERLAY, effect.delay_s))
-                case Doubt():
-                    self._from_membership(self._membership.handle(Doubted(effect.peer), now), effects, now)
-                case _:
-                    effects.append(effect)
+    def _changed(self, change: MemberChanged, effects: list[Effect], now: float) -> None:
+        before, after = change.before, change.after
+        self._route(_OVERLAY, self._overlay.member_changed(before, after), effects, now)
+        self._route(_SWIM, self._swim.member_changed(before, after, now), effects, now)
+        self._route(_PARTITION, self._partition.member_changed(before, after, now), effects, now)

@@ -89,7 +89,7 @@ def test_later_versions_may_add() -> None:
     assert decode(pack([200, "what"]), CONFIG) is None
     assert decode(pack([0, 1, 2, 3, "more"]), CONFIG) == Heartbeat(1, 2, 3)
     expected = Member(NodeId("a"), 1, MemberState.ALIVE, (Address("h", 1),), 2, b"m")
-    assert decode(pack([1, [claim], "more"]), CONFIG) == News((expected,))
+    assert decode(pack([1, [claim], [["b"]], "more"]), CONFIG) == News((expected,), ((NodeId("b"),),))
     entry = Entry(NodeId("a"), 1, MemberState.ALIVE, 2)
     assert decode(pack([2, "", "", [["a", 1, 0, 2, "more"]], "more"]), CONFIG) == Digest("", "", (entry,))
 

@@ -170,7 +170,7 @@ def test_a_refused_dial_shortens_the_suspicion() -> None:
 
 def test_a_stall_of_ours_gives_suspects_the_time_back() -> None:
     """Running suspicions are prolonged, new ones take twice as long, a refused dial does not shorten them."""
-    node = Node("a", "b", "c")
+    node = Node("a", "b", "c", suspicion_max_mult=1.0)
     node.feed(LinkLost(NodeId("b")))
     node.now += 5.0  # the timer is long due, but we did not run
     node.feed(Stalled(4.8))

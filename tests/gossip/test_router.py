@@ -43,12 +43,12 @@ def core() -> GossipCore:
 
 
 def test_timers_of_the_cores_have_different_tokens() -> None:
-    """Membership's beat and the overlay's healing start together and are told apart."""
+    """Membership's beat, the overlay's healing and the probes start together and are told apart."""
     made = GossipCore(Member(NodeId("a"), LIFE, MemberState.ALIVE), GossipConfig(), random.Random(1))
 
     timers = [e.token for e in made.handle(Started(), 0.0) if isinstance(e, SetTimer)]
 
-    assert sorted(token % 2 for token in timers) == [0, 1]
+    assert sorted(token % 4 for token in timers) == [0, 1, 2]
 
 
 def test_a_new_member_is_dialled_and_doubted_if_that_fails() -> None:
