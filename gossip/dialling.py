@@ -11,14 +11,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-import structlog
-
 from transport.errors import DialError, LinkClosed, PeerRefused
 from transport.link import CloseReason, Endpoint, Link
+from transport.logs import get_logger
 from transport.tasks import TaskScope
 from transport.types import Address, NodeId
 
-log = structlog.get_logger("mesh.gossip")
+log = get_logger("mesh.gossip")
 
 #: How long an address may stay silent before the next is tried as well (RFC 8305 section 5).
 STAGGER_S: Final = 0.25

@@ -12,16 +12,16 @@ that a timer would make it conclude from the silence.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-import structlog
-
 from transport.clock import Clock, SystemClock
 from transport.errors import DataDirectoryError, LocalProtocolError, RemoteProtocolError
 from transport.link import CloseReason, Endpoint, Link, SendOutcome
+from transport.logs import get_logger
 from transport.tasks import TaskScope
 from transport.types import Address, Lane, NodeId
 from transport.wire import Envelope, Kind
@@ -40,6 +40,8 @@ from .events import (
     LeaveRequested,
     LinkLost,
     LinkOpened,
+    LinkUsed,
+    LinkWanted,
     Member,
     MemberChanged,
     MemberForgotten,
@@ -59,7 +61,7 @@ from .events import (
 from .incarnation import life_of
 from .router import GossipCore
 
-log = structlog.get_logger("mesh.gossip")
+log = get_logger("mesh.gossip")
 
 #: How late a timer may be before we say that the event loop stalled.
 STALL_S: Final = 0.2
@@ -160,6 +162,8 @@ class GossipService:
         self._dialler: Dialler | None = None
         self._links: dict[NodeId, Link] = {}
         self._heard_at: dict[NodeId, float] = {}
+        # When the overlay was last told that a link is in use; only linked peers are here.
+        self._used_at: dict[NodeId, float] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._lag_timer: asyncio.TimerHandle | None = None
         self._stall_told_until = 0.0
@@ -290,6 +294,10 @@ class GossipService:
             if unknown:
                 self._dialler.request(None, unknown)
 
+    def want_link(self, node_id: NodeId) -> None:
+        """The layer above has something for a member that has no link; one follows if it can be dialled."""
+        self._feed(LinkWanted(node_id))
+
     def statistics(self) -> dict[str, int | float]:
         """Counters and sizes of the service and its cores."""
         dials = {} if self._dialler is None else self._dialler.counters
@@ -314,6 +322,7 @@ class GossipService:
         peer = link.peer.node_id
         if self._links.get(peer) is link:
             del self._links[peer]
+            self._used_at.pop(peer, None)
             self._feed(LinkLost(peer, left=reason is CloseReason.LEAVING, wanted=reason in _WANTED))
         if reason is CloseReason.DUPLICATE_NODE and self._unlinked is not link:
             self.node_id_taken(detail)
@@ -332,10 +341,19 @@ class GossipService:
                 data.append(envelope)
         if data is None:
             return
+        self._used(link)
         if self._data_handler is None:
             self._counters["envelopes_unhandled"] += len(data)
         else:
             self._data_handler(link, data)
+
+    def _used(self, link: Link) -> None:
+        """Tell the overlay now and then that a link is good for something."""
+        peer = link.peer.node_id
+        now = self._clock.monotonic()
+        if now - self._used_at.get(peer, -math.inf) >= self._config.idle_link_s / 4:
+            self._used_at[peer] = now
+            self._feed(LinkUsed(peer))
 
     def _gossip_received(self, link: Link, envelope: Envelope) -> None:
         peer = link.peer.node_id

@@ -20,9 +20,7 @@ from datetime import UTC, datetime
 from queue import Full, Queue
 from typing import Final, Literal, TextIO
 
-import structlog
-
-from transport.logs import PROCESSORS, RECORD_FIELDS, get_logger
+from transport.logs import RECORD_EVENT, RECORD_FIELDS, bind, get_logger
 
 __all__ = ["bind_node", "configure_logging", "get_logger"]
 
@@ -75,13 +73,6 @@ def configure_logging(
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     ours.setLevel(level.upper())
-    # The process is the command line's, so structlog's global configuration is too: a plain `structlog.get_logger`,
-    # ours or an application's, must not print to stdout, where the command's own output goes.
-    structlog.configure(
-        processors=PROCESSORS,
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-    )
     thread.start()
     stopped = False
 
@@ -91,7 +82,6 @@ def configure_logging(
             return
         stopped = True
         atexit.unregister(stop)
-        structlog.reset_defaults()
         root.removeHandler(handler)
         root.setLevel(before[0])
         ours.setLevel(before[1])
@@ -116,7 +106,7 @@ def _write_all(records: Queue[logging.LogRecord | None], writer: logging.Handler
 
 def bind_node(*, network: str, node_id: str) -> None:
     """Put the node's names on every later log line of this context."""
-    structlog.contextvars.bind_contextvars(network=network, node_id=node_id)
+    bind(network=network, node_id=node_id)
 
 
 class _DroppingHandler(logging.Handler):
@@ -138,7 +128,7 @@ class _DroppingHandler(logging.Handler):
 def _parts(record: logging.LogRecord) -> tuple[str, Mapping[str, object]]:
     fields = getattr(record, RECORD_FIELDS, None)
     if isinstance(fields, Mapping):
-        return str(getattr(record, "mesh_event", "")), fields
+        return str(getattr(record, RECORD_EVENT, "")), fields
     return record.getMessage(), {}
 
 

@@ -63,10 +63,6 @@ _WATCHED = [*PACKAGES]
 
 def _allow_known(blockbuster: BlockBuster) -> None:
     """Tolerate these, each for its reason."""
-    # structlog writes one short line to stderr; the node's own logs go through a queue (mesh/logs.py).
-    for name in ("io.TextIOWrapper.write", "io.BufferedWriter.write"):
-        if name in blockbuster.functions:
-            blockbuster.functions[name].can_block_in("structlog/_output.py", {"msg", "__call__"})
     # Loading a certificate chain reads two small files of our own, at start and once per renewal; OpenSSL offers
     # no other way in, and the call has to swap the live context between two handshakes.
     for name in ("io.BufferedReader.read", "io.TextIOWrapper.read", "os.stat"):

@@ -9,17 +9,17 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-import structlog
 
 from mesh.logs import QUEUE_RECORDS_MAX, bind_node, configure_logging, get_logger
+from transport.logs import unbind_all
 
 
 @pytest.fixture(autouse=True)
 def clean_context() -> Iterator[None]:
     """Keep one test's names out of the next."""
-    structlog.contextvars.clear_contextvars()
+    unbind_all()
     yield
-    structlog.contextvars.clear_contextvars()
+    unbind_all()
 
 
 def lines(stream: io.StringIO) -> list[dict[str, object]]:
@@ -93,18 +93,15 @@ def test_a_library_sees_warnings_through_standard_logging(
         get_logger("mesh.test").warning("link refused", peer="n2")
     assert caplog.messages == ["link refused peer=n2"]
     assert capsys.readouterr().out == ""
-    assert not structlog.is_configured()
 
 
-def test_plain_structlog_loggers_stay_off_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    """A command's stdout holds its output and nothing else, whoever logs."""
-    stream = io.StringIO()
-    stop = configure_logging("info", "json", stream=stream)
-    structlog.get_logger("mesh.other").warning("from elsewhere", peer="n2")
-    stop()
-    assert capsys.readouterr().out == ""
-    (line,) = lines(stream)
-    assert (line["event"], line["logger"], line["peer"]) == ("from elsewhere", "mesh.other", "n2")
+def test_a_record_says_where_it_was_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The line is the caller's, not ours, for handlers that show it."""
+    with caplog.at_level(logging.DEBUG, "mesh.test"):
+        get_logger("mesh.test").error("failed")
+        get_logger("mesh.test").exception("failed", exc_info=ValueError("given"))
+    assert {record.pathname for record in caplog.records} == {__file__}
+    assert "ValueError: given" in caplog.text
 
 
 def test_stopping_restores_what_was_there() -> None:

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
@@ -33,6 +32,7 @@ from transport.errors import (
     TokenError,
     TokenWrongNetwork,
 )
+from transport.logs import get_logger
 from transport.tasks import TaskScope
 from transport.types import Address, NodeId
 
@@ -47,7 +47,7 @@ from .invites import build_invite_authority, new_token
 from .names import Role, Subject
 from .tls import TlsContexts
 
-log = structlog.get_logger("mesh.identity")
+log = get_logger("mesh.identity")
 
 #: The longest life of a token: a secret that lies about for longer ought to be made anew.
 TTL_S_MAX: Final = 30 * 86_400.0
