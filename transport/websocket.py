@@ -567,7 +567,7 @@ async def _bind(host: str, port: int, config: LinkConfig) -> list[socket.socket]
     sockets: list[socket.socket] = []
     try:
         for family, _, _, _, target in dict.fromkeys(found):
-            listener = socket.socket(family, socket.SOCK_STREAM)
+            listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             sockets.append(listener)
             listener.setblocking(False)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
