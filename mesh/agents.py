@@ -44,6 +44,9 @@ _QUERY: Final = int(MessageType.QUERY)
 # The same for a reader of an inbox, in messages.
 READ_MAX: Final = 256
 
+# How long a handler may take to clean up once it is cancelled.  One that will not end must not keep the node.
+HANDLER_STOP_S: Final = 1.0
+
 
 class Delivery(NamedTuple):
     """A message on its way into an agent, with what is due to its sender once the agent has it.
@@ -307,7 +310,7 @@ class LocalAgent:
     async def close(self) -> None:
         """Cancel the running handlers, tell the senders of waiting messages, and end the reader."""
         self._closed = True
-        await self._scope.close()
+        await self._scope.close(timeout_s=HANDLER_STOP_S)
         waiting = [*self._inbox, *(delivery for lane in self._lanes.values() for delivery in lane)]
         self._inbox.clear()
         for lane in self._lanes.values():

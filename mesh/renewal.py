@@ -25,7 +25,7 @@ from transport.identity.credentials import (
 from transport.identity.datadir import NodeDirectory
 from transport.link import Link
 from transport.logs import get_logger
-from transport.tasks import TaskScope
+from transport.tasks import TaskScope, in_thread
 from transport.types import Lane
 from transport.wire import Envelope, Kind, pack, unpack_body
 
@@ -100,8 +100,8 @@ class Renewal:
 
     async def _renew(self) -> Credentials:
         if self._credentials.can_issue:
-            return await asyncio.to_thread(renew, self._directory, now=self._now())
-        request = await asyncio.to_thread(make_renewal_request, self._directory)
+            return await in_thread(renew, self._directory, now=self._now())
+        request = await in_thread(make_renewal_request, self._directory)
         failure: Exception = MeshError("no member that can issue certificates is linked")
         for link in self._issuers():
             future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -110,7 +110,7 @@ class Renewal:
             try:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
                     chain = await future
-                return await asyncio.to_thread(install_renewal, self._directory, chain, now=self._now())
+                return await in_thread(install_renewal, self._directory, chain, now=self._now())
             except (MeshError, TimeoutError) as error:
                 failure = error
             finally:
@@ -143,9 +143,7 @@ class Renewal:
         try:
             if not self._credentials.can_issue:
                 raise MeshError("this node does not hold the authority's key")
-            chain = await asyncio.to_thread(
-                answer_renewal, self._directory, request, link.peer.node_id, now=self._now()
-            )
+            chain = await in_thread(answer_renewal, self._directory, request, link.peer.node_id, now=self._now())
         except MeshError as error:
             log.warning("renewal refused", peer=link.peer.node_id, reason=error.message)
             link.send(_envelope(_REFUSED, error.message.encode(errors="replace")), Lane.CONTROL)

@@ -7,12 +7,30 @@ one agent's failure must not take the others down.  A :class:`TaskScope` only lo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
 from .logs import get_logger
 
 log = get_logger("mesh.transport")
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+async def in_thread(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """``asyncio.to_thread`` for what owns files: when cancelled, it waits for the thread before it raises.
+
+    A thread cannot be stopped, and its owner must not give up a lock, or start anew, while it still writes.
+    """
+    running = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        if not running.cancelled():
+            running.exception()  # seen, so that nobody complains of it
+        raise
 
 
 class TaskScope:
@@ -41,11 +59,18 @@ class TaskScope:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    async def close(self) -> None:
-        """Cancel every task and wait until all have ended; the caller's own task is left out."""
+    async def close(self, *, timeout_s: float | None = None) -> None:
+        """Cancel every task and wait until all have ended; the caller's own task is left out.
+
+        Args:
+            timeout_s: For code that is not ours and may refuse to end: then it is left behind and logged.
+        """
         self._closed = True
         current = asyncio.current_task()
         while tasks := [task for task in self._tasks if task is not current]:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            _, left = await asyncio.wait(tasks, timeout=timeout_s)
+            if left:
+                log.error("tasks do not end", tasks=[task.get_name() for task in left], waited_s=timeout_s)
+                return

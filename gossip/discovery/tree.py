@@ -18,6 +18,7 @@ from typing import Any, Final
 from transport.errors import MeshError
 from transport.identity.files import write_atomic
 from transport.logs import get_logger
+from transport.tasks import in_thread
 from transport.types import Address, NodeId, node_id
 
 from .base import Announcement, DiscoverySink, Sighting
