@@ -89,6 +89,12 @@ churn: $(RUN) ## Twenty nodes join, leave and are killed at random for ten minut
 churn-short: $(RUN) ## The same with eight nodes for thirty seconds
 	@$(BIN)/python -m chaos.churn --nodes 8 --duration 30
 
+.PHONY: sim sim-short
+sim: $(RUN) ## Every simulated scenario at full size with twenty fresh seeds; takes hours
+	@$(BIN)/mesh sim --scenario all --seeds 20 --bars
+sim-short: $(RUN) ## Every simulated scenario with a few nodes and two fresh seeds
+	@$(BIN)/mesh sim --scenario all --nodes 12 --seeds 2 --warm 2
+
 .PHONY: bench
 bench: $(DEV) ## Measure throughput and latency, beside nats-server where it is installed; prints JSON
 	@$(BIN)/python benchmarks/run.py $(ARGS)

@@ -16,7 +16,7 @@ false_death         no healthy node holds a healthy node dead that it could reac
 exactly_once        no node delivers a broadcast twice, nor its own
 missing_delivery    whoever ran all the time got every broadcast of an origin that went on running
 bounds              tables, tombstones, queues and bodies stay within their bounds
-convergence         calm ends in one view: every live node believes exactly the live nodes alive
+convergence         calm ends in one view: every live node believes exactly the live nodes alive, and links connect all
 ==================  ================================================================================================
 """
 
@@ -310,7 +310,21 @@ def difference(world: World) -> str | None:
         return f"{wrong} of {len(live)} views are wrong (for one, {example})"
     if len(digests) > 1:
         return f"{len(digests)} different views"
-    return None
+    parts = islands(live)
+    return f"{parts} islands without a link between them" if parts > 1 else None
+
+
+def islands(live: list[Process]) -> int:
+    """Into how many parts the links of these processes divide them; one that agrees but is alone hears nothing new."""
+    unseen = {process.name: process for process in live}
+    parts = 0
+    while unseen:
+        parts += 1
+        todo = [unseen.popitem()[1]]
+        while todo:
+            found = (unseen.pop(name, None) for name in todo.pop().links)
+            todo.extend(neighbour for neighbour in found if neighbour is not None)
+    return parts
 
 
 def _told(member: Member) -> str:

@@ -301,6 +301,26 @@ def test_calm_without_agreement_is_found() -> None:
     assert Runner(plan).run().violations == ()
 
 
+def test_islands_are_found() -> None:
+    """Views may agree while no link connects two parts; the next change would divide them."""
+    steps = [Step("start", {"nodes": _NODES, "seeds": []}), Step("settle", {"limit_s": 3.0})]
+
+    class Hermit(GossipCore):
+        """Says that it knows all, and is linked to nobody."""
+
+        @property
+        def digest(self) -> int:
+            return 1
+
+        def members(self) -> list[Member]:
+            return [Member(node_name(index), 1, ALIVE) for index in _NODES]
+
+    report = Runner(Plan("planted", 1, 5, tuple(steps)), Hermit).run()
+
+    assert [violation.checker for violation in report.violations] == ["convergence"]
+    assert "5 islands" in report.violations[0].text
+
+
 # --- what is not a violation --------------------------------------------------------------------------------------
 
 
