@@ -276,6 +276,12 @@ class MeshConfig:
     mdns: bool = field(
         default=True, metadata=setting(flag, "Announce and look for nodes on the local network by multicast DNS.")
     )
+    control: bool = field(
+        default=True,
+        metadata=setting(
+            flag, "Answer `mesh members` and the other commands through a socket that only this user can open."
+        ),
+    )
     data_dir: Path | None = field(
         default=None,
         metadata=setting(

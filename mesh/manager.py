@@ -63,7 +63,7 @@ class AgentNetworkManager:
         Raises:
             MeshError: The node cannot run: data directory, keys, token, port.  Nothing is left running.
         """
-        await self._runtime.start()
+        await self._runtime.start(self)
         return self
 
     async def leave_network(self, *, timeout_s: float = 5.0) -> None:

@@ -45,6 +45,8 @@ from transport.wire import Envelope, Kind
 
 from .agents import LocalAgent
 from .config import MeshConfig
+from .control.server import ControlServer
+from .control.target import ControlTarget
 from .errors import NetworkClosed, Superseded
 from .messaging.courier import Courier
 from .observers import Observers
@@ -81,6 +83,7 @@ class Runtime:
         self._profile = NodeProfile()
         self._profile_timer: asyncio.TimerHandle | None = None
         self._discoveries: list[Discovery] = []
+        self._control: ControlServer | None = None
         self._snapshot: SnapshotDiscovery | None = None
         self._scope = TaskScope("node")
         # Who last answered at a bootstrap address: while it is linked, the address need not be dialled again.
@@ -91,8 +94,11 @@ class Runtime:
 
     # --- starting -----------------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
+    async def start(self, target: ControlTarget) -> None:
         """Start every layer.
+
+        Args:
+            target: What commands through the control socket act on.
 
         Raises:
             MeshError: One could not be started; those before it were stopped again.
@@ -105,7 +111,7 @@ class Runtime:
             await self._start_identity(stack)
             await self._start_links(stack)
             await self._start_discovery(stack)
-            await self._start_control(stack)
+            await self._start_control(stack, target)
             self._stack = stack.pop_all()
         self._state = "running"
         log.info("node ready", node=self.node_id, addresses=[str(address) for address in self.addresses])
@@ -211,8 +217,12 @@ class Runtime:
             stack.push_async_callback(discovery.close)
         stack.callback(self._watcher.subscribe(self._interfaces_changed))
 
-    async def _start_control(self, stack: AsyncExitStack) -> None:
-        """Nothing yet."""
+    async def _start_control(self, stack: AsyncExitStack, target: ControlTarget) -> None:
+        if self._config.control:
+            path = await asyncio.to_thread(lambda: self._directory.control_socket_path)
+            self._control = ControlServer(target, path)
+            stack.push_async_callback(self._control.close)
+            await self._control.start()
 
     def _announcement(self) -> Announcement:
         return Announcement(
@@ -245,6 +255,9 @@ class Runtime:
 
     async def _leave(self, timeout_s: float) -> None:
         try:
+            # Commands first: what they run here, such as the agent of `mesh listen`, ends while the node still can.
+            if self._control is not None:
+                await self._control.close()
             if self._profile_timer is not None:
                 self._profile_timer.cancel()
             # What was accepted goes out before the goodbye; agents stop first, so that nothing new is accepted.

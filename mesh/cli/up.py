@@ -101,18 +101,11 @@ async def _run(config: MeshConfig, *, as_json: bool) -> ExitCode:
 
 
 async def _serve(net: AgentNetworkManager, config: MeshConfig, stop: asyncio.Event, *, as_json: bool) -> None:
-    """Answer commands and print events until ``stop``, or until the node is over by itself."""
-    from mesh.control.server import ControlServer
+    """Print events until ``stop``, or until the node is over: by itself, or because `mesh leave` said so."""
     from mesh.logs import bind_node
-    from transport.identity.datadir import control_socket_path, default_data_dir
-    from transport.types import NodeId
 
     node = net.node
     bind_node(network=config.network, node_id=node.node_id)
-    data_dir = config.data_dir or default_data_dir()
-    path = await asyncio.to_thread(control_socket_path, data_dir, config.network, NodeId(node.node_id))
-    server = ControlServer(net, path, leave=stop.set)
-    await server.start()
     events = net.events()
     watchers: set[asyncio.Future[Any]] = set()
     try:
@@ -133,7 +126,6 @@ async def _serve(net: AgentNetworkManager, config: MeshConfig, stop: asyncio.Eve
         for watcher in watchers:
             watcher.cancel()
         await asyncio.gather(*watchers, return_exceptions=True)
-        await server.close()
 
 
 def _ready(net: AgentNetworkManager, config: MeshConfig) -> dict[str, object]:

@@ -57,6 +57,38 @@ def test_importing_mesh_stays_light() -> None:
     assert heavy & set(done.stdout.split()) == set()
 
 
+#: What no node may load, however it is started: 15 MiB of 60 that it does not need (docs/rfd/0003).
+NOT_IN_A_NODE = {"pydantic", "pydantic_core", "pydantic_settings", "structlog", "rich", "matplotlib", "numpy"}
+
+
+def test_a_node_in_a_program_stays_light() -> None:
+    """Importing what runs a node brings neither the command line nor a framework."""
+    done = _python("-c", "import mesh.manager, sys; print(*sorted(sys.modules))")
+
+    assert done.returncode == 0, done.stderr
+    assert (NOT_IN_A_NODE | {"typer", "click", "mesh.cli"}) & set(done.stdout.split()) == set()
+
+
+def test_a_node_on_the_command_line_stays_light(tmp_path: Path) -> None:
+    """`mesh up` reads its options with typer, and that is all that the command line leaves in the node."""
+    command = [sys.executable, "-X", "importtime", "-m", "mesh", "up", "--json", "--no-mdns"]
+    command += ["--listen", "127.0.0.1:0", "--node-id", "n1", "--data-dir", str(tmp_path / "tree")]
+    with (
+        (tmp_path / "imports").open("w+", encoding="utf-8") as imports,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=imports, text=True, cwd=ROOT) as node,
+    ):
+        assert node.stdout is not None
+        ready = node.stdout.readline()
+        node.terminate()
+        node.communicate(timeout=20)
+        imports.seek(0)
+        loaded = {line.rpartition("|")[2].strip() for line in imports if line.startswith("import time:")}
+
+    assert json.loads(ready)["event"] == "ready"
+    assert "mesh.manager" in loaded
+    assert NOT_IN_A_NODE & loaded == set()
+
+
 @pytest.mark.parametrize("neighbour", ["transport", "gossip"])
 def test_a_strangers_package_is_named(neighbour: str, tmp_path: Path) -> None:
     """If another distribution owns one of our package names, importing mesh says so in one sentence."""
