@@ -366,3 +366,58 @@ def test_a_nearer_peer_that_failed_just_now_is_not_dialled() -> None:
     world.feed(DialFailed(NodeId("g"), refused=False))
 
     assert not [e for e in world.wait(20) if isinstance(e, Dial) and e.peer == "g"]
+
+
+def test_a_link_that_nobody_knows_a_member_for_is_not_dialled_again() -> None:
+    """A neighbour that left the table, or that returned when luck says no, causes nothing."""
+    world = World(heal_nodes=1e-9, heal_interval_s=1)
+    world.feed(Started())
+    for name in ("a", "b", "c", "d", "e", "f", "g", "h", "i", "j"):
+        world.learn(name, MemberState.ALIVE)
+    for name in ("x", "a", "b", "c", "d", "e", "f"):
+        world.feed(LinkOpened(NodeId(name), 1, ()))
+        world.receive(name, Neighbor(Priority.HIGH, 1))
+    world.feed(LinkLost(NodeId("x")))
+    world.learn("j", MemberState.DEAD)
+    world.learn("j", MemberState.ALIVE)
+
+    assert not [effect for effect in world.wait(30) if isinstance(effect, Dial)]
+    assert world.view.counters["mixes"] == 0
+
+
+def test_a_neighbour_that_returned_already_is_not_mixed_in() -> None:
+    """It was noted as returned, and came by itself before its turn."""
+    world = World(heal_nodes=1e-9, heal_interval_s=1)
+    world.feed(Started())
+    for name in ("a", "b", "c", "d", "e", "f", "g", "h", "i", "j"):
+        world.learn(name, MemberState.ALIVE)
+    for name in ("a", "b", "c", "d", "e", "f"):
+        world.feed(LinkOpened(NodeId(name), 1, ()))
+        world.receive(name, Neighbor(Priority.HIGH, 1))
+    object.__setattr__(world.config, "heal_nodes", 1e9)
+    world.learn("g", MemberState.DEAD)
+    world.learn("g", MemberState.ALIVE)
+    object.__setattr__(world.config, "heal_nodes", 1e-9)
+    world.feed(LinkOpened(NodeId("g"), 1, ()))
+    world.receive("g", Neighbor(Priority.HIGH, 1))
+
+    assert not [effect for effect in world.wait(10) if isinstance(effect, Dial)]
+    assert world.view.counters["mixes"] == 0
+
+
+def test_a_link_dialled_for_a_place_that_was_filled_meanwhile_just_stays() -> None:
+    """Until it is idle."""
+    world = World()
+    world.feed(Started())
+    for name in ("a", "b", "c", "d", "e", "f", "g", "h", "i", "j"):
+        world.learn(name, MemberState.ALIVE)
+    for name in ("a", "b", "c", "d", "e"):
+        world.feed(LinkOpened(NodeId(name), 1, ()))
+        world.receive(name, Neighbor(Priority.HIGH, 1))
+    (dialled,) = {effect.peer for effect in world.wait(0.9) if isinstance(effect, Dial)}
+    other = NodeId("j" if dialled != "j" else "i")
+    world.feed(LinkOpened(other, 1, ()))
+    world.receive(other, Neighbor(Priority.HIGH, 1))
+
+    assert world.feed(LinkOpened(dialled, 1, ())) == []
+    assert Unlink(dialled, "not needed", idle=True) in world.wait(60)

@@ -51,7 +51,7 @@ def test_a_clique_that_grows_lets_newcomers_in() -> None:
     for index in range(9, 20):
         net.start(f"n{index:04}", "n0000")
 
-    net.run(30, until=lambda: quiet(net))
+    assert net.run(30, until=lambda: quiet(net)) < 15
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -76,7 +76,7 @@ def test_the_survivors_of_a_mass_failure_are_one_again(percent: int, *, warm: bo
     victims = net.rng.sample([node.name for node in net.live], percent)
     net.kill(victims, silent=silent)
 
-    net.run(20 if silent else 3, until=net.connected)
+    assert net.run(60, until=net.connected) < (20 if silent else 3)
     net.run(60, until=lambda: quiet(net))
 
 
@@ -106,7 +106,8 @@ def test_islands_that_know_each_other_merge() -> None:
         for peer in list(node.links.values()):
             if (node.name in left) != (peer.name in left):
                 net._break(node, peer, wanted=True)
-    net.run(60, until=net.connected)
+
+    assert net.run(60, until=net.connected) < 30
 
 
 def test_lost_envelopes_leave_no_half_edges() -> None:
