@@ -20,6 +20,7 @@ from .measure import Broadcasts, Detections, payload_of
 from .plan import Plan, Step, node_name
 from .process import CoreFactory, Process
 from .report import BarResult, Report
+from .sharing import shared_members
 from .wire import FRAMING_BYTES, PING_BYTES
 from .world import World
 
@@ -138,8 +139,9 @@ class Runner:
         # Millions of small objects, hardly a cycle among them: looking for one takes a third of the time otherwise.
         gc.set_threshold(200_000, 50, 100)
         try:
-            for step in self.plan.steps:
-                self._take(step)
+            with shared_members():
+                for step in self.plan.steps:
+                    self._take(step)
         except OutOfTime:
             self.checkers.violate("wall_clock", f"not done after {time.monotonic() - self._wall_from:.0f} real seconds")
         finally:
