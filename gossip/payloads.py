@@ -31,6 +31,8 @@ class Payload:
     born_at: float
     """On our clock: when it was made, as far as its age tells."""
     parent: NodeId | None
+    awaited: NodeId | None = None
+    """Whose second copy is welcome: we asked for it, and then the first came by a slower way."""
 
 
 class PayloadCache:

@@ -15,9 +15,12 @@ Deviations from the paper, and why:
 * *IHAVEs are collected* for a few milliseconds; *PRUNEs are throttled* per peer (after corrosion's plum-foca), since
   copies under way when one is sent must not cause more of them.
 * *A lost eager neighbour is replaced* by a lazy one at once, which halves the time to the last node after many died.
-* *Which link is better* is decided by arrival: the first to announce is on the fastest path and is grafted first.
-  Besides, as in the paper, a lazy link that would have saved ``plumtree_optimise_hops`` hops takes the place of the
-  eager one.  Both need no measured round trips.
+* *Who announced a broadcast has it* and gets no copy.
+* *Which link is better* is decided by arrival, which needs no measured round trips: the first to announce is on the
+  fastest path and is grafted first.  Where the tree brings two broadcasts of one origin in turn so late that they were
+  already asked for elsewhere, the link that was asked takes the place of the tree's; without this, one sender's tree
+  keeps a few links that are grafted and pruned again with every broadcast.  Besides, as in the paper, a lazy link that
+  would have saved ``plumtree_optimise_hops`` hops takes the place of the eager one.
 * *TTL.*  Trees are deeper than the network is wide.  An announcement carries the TTL that the payload would come
   with; if that is more than the payload had, what little TTL is left is bettered without sending it again.  So a
   broadcast with TTL n still reaches whoever is n links away.
@@ -105,6 +108,8 @@ class _Peer:
     """When we last sent it a PRUNE."""
     announce: dict[MessageId, None] = field(default_factory=dict)
     """To go with the next IHAVE; bounded by the cache, since the flush is never far."""
+    slow_for: NodeId | None = None
+    """The origin of the last broadcast that came from it later than it should."""
     second_at: float = -math.inf
     """Since when the following allowances are used."""
     ids: int = 0
@@ -118,6 +123,10 @@ class _Missing:
 
     sources: dict[NodeId, Announcement] = field(default_factory=dict)
     """Who announced it and was not asked yet, in order of arrival."""
+    told: dict[NodeId, int] = field(default_factory=dict)
+    """All who announced it, and with what TTL; bounded by the neighbours."""
+    asked: NodeId | None = None
+    """Whom we asked first."""
 
 
 class PlumtreeCore:
@@ -273,7 +282,10 @@ class PlumtreeCore:
         verdict = Verdict.SEEN if id_.origin == self._owner else self._seen.take(*id_, now)
         if verdict is not Verdict.NEW:
             self.counters["duplicates" if verdict is Verdict.SEEN else "outdated"] += 1
-            if peer is not None:
+            payload = self._cache.get(id_, now)
+            if payload is not None and payload.awaited == event.peer:
+                payload.awaited = None
+            elif peer is not None:
                 self._prune(event.peer, peer, now)
             self._better_ttl(id_, event.peer, event.ttl, now)
             return
@@ -288,8 +300,10 @@ class PlumtreeCore:
         if peer is not None:
             peer.eager = True
             if missing is not None:
-                self._optimise(event.peer, peer, body.hops, missing, now)
-        self._spread(payload, self._peers, now)
+                self._optimise(payload, event.peer, peer, missing, now)
+        told = {} if missing is None else missing.told
+        # Who announced it has it, unless the TTL that we could give would take it further.
+        self._spread(payload, [name for name in self._peers if told.get(name, -2) < payload.ttl - 2], now)
 
     def _keep(self, payload: Payload, now: float) -> None:
         self._cache.add(payload, now)
@@ -345,12 +359,23 @@ class PlumtreeCore:
             self.counters["grafts_sent"] += 1
             self._send(name, body)
 
-    def _optimise(self, name: NodeId, peer: _Peer, hops: int, missing: _Missing, now: float) -> None:
-        best = min(missing.sources.items(), key=lambda source: source[1].hops, default=None)
-        if best is not None and hops - best[1].hops >= self._config.plumtree_optimise_hops and best[0] != name:
-            self.counters["optimised"] += 1
+    def _optimise(self, payload: Payload, name: NodeId, peer: _Peer, missing: _Missing, now: float) -> None:
+        """The payload came from ``name``; another link may be the better one."""
+        if missing.asked in self._peers and missing.asked != name:
+            # It was announced long before it came, and the answer to our request is on its way: that path is faster.
+            # One such broadcast says little when everybody sends; a second of the same origin is worth a change.
+            slow_for, peer.slow_for = peer.slow_for, payload.id.origin
+            if slow_for != payload.id.origin:
+                return
+            payload.awaited = missing.asked
+        else:
+            best = min(missing.sources.items(), key=lambda source: source[1].hops, default=None)
+            far = best is not None and payload.hops - best[1].hops >= self._config.plumtree_optimise_hops
+            if best is None or not far or name in (best[0], missing.asked):
+                return
             self._graft(best[0], ())
-            self._prune(name, peer, now)
+        self.counters["optimised"] += 1
+        self._prune(name, peer, now)
 
     def _on_graft(self, name: NodeId, peer: _Peer, ids: tuple[MessageId, ...], now: float) -> None:
         self.counters["grafts_received"] += 1
@@ -411,6 +436,7 @@ class PlumtreeCore:
                     wait_s = 2 * announcement.size_bytes / self._config.plumtree_link_bytes_per_s
                     self._wait(id_, now + self._config.plumtree_ihave_timeout_s + wait_s)
                 missing.sources[name] = announcement
+                missing.told[name] = announcement.ttl
         self._wake(now)
 
     def _wait(self, id_: MessageId, until: float) -> None:
@@ -435,6 +461,7 @@ class PlumtreeCore:
                 del self._missing[id_]
                 continue
             name = next(iter(missing.sources))
+            missing.asked = missing.asked or name
             announcement = missing.sources.pop(name)
             wanted.setdefault(name, []).append(id_)
             wait_s = announcement.size_bytes / self._config.plumtree_link_bytes_per_s
