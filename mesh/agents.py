@@ -307,10 +307,14 @@ class LocalAgent:
 
     # --- end ----------------------------------------------------------------------------------------------------
 
-    async def close(self) -> None:
-        """Cancel the running handlers, tell the senders of waiting messages, and end the reader."""
+    async def close(self, *, spare: asyncio.Task[Any] | None = None) -> None:
+        """Cancel the running handlers, tell the senders of waiting messages, and end the reader.
+
+        Args:
+            spare: A task not to cancel: a handler that leaves the network is at work in it.
+        """
         self._closed = True
-        await self._scope.close(timeout_s=HANDLER_STOP_S)
+        await self._scope.close(timeout_s=HANDLER_STOP_S, spare=spare)
         waiting = [*self._inbox, *(delivery for lane in self._lanes.values() for delivery in lane)]
         self._inbox.clear()
         for lane in self._lanes.values():

@@ -109,7 +109,7 @@ class AgentNetworkManager:
 
     def members(self) -> list[AgentNode]:
         """Every node known, this one included, by node id; failed and departed ones stay for a while."""
-        return [self._runtime.node(node_id) for node_id in self._runtime.view.node_ids()]
+        return [self._runtime.node(node_id) for node_id in self._runtime.up_to_date_view().node_ids()]
 
     def member(self, node_id: str) -> AgentNode:
         """One node.
@@ -126,13 +126,13 @@ class AgentNetworkManager:
 
     def agents(self) -> list[AgentInfo]:
         """Every agent of the network as this node knows it, by agent id."""
-        return self._runtime.view.directory.agents()
+        return self._runtime.up_to_date_view().directory.agents()
 
     def find_agents(
         self, *, capability: str | None = None, tag: str | None = None, name: str | None = None
     ) -> list[AgentInfo]:
         """The agents that have all of what is given."""
-        return list(self._runtime.view.directory.find(capability=capability, tag=tag, name=name))
+        return list(self._runtime.up_to_date_view().directory.find(capability=capability, tag=tag, name=name))
 
     def events(self) -> AsyncIterator[MeshEvent]:
         """Events from now on; the iterator ends when the node leaves.  Each caller has its own."""
@@ -212,6 +212,7 @@ class AgentNetworkManager:
             RegistrationTooLarge: This node's agents would not fit what it may say of itself.
             InvalidMessage: An argument has the wrong type or size.
         """
+        self._runtime.check_running()
         _check_agent_id(agent_id, least=1)
         info = AgentInfo(
             agent_id=agent_id,
@@ -223,8 +224,10 @@ class AgentNetworkManager:
             metadata=_text_map("metadata", metadata or {}),
         )
         limit = concurrency if concurrency is not None else self._config.messages.handler_concurrency
-        if limit < 1:
-            raise InvalidMessage(f"concurrency {limit} is not at least 1")
+        if type(limit) is not int or limit < 1:
+            raise InvalidMessage(f"concurrency {limit!r} is not a whole number from 1")
+        if handler is not None and not callable(handler):
+            raise InvalidMessage(f"handler {handler!r:.80} cannot be called", hint="pass an async function")
         courier = self._runtime.courier
         if agent_id in courier.agents:
             raise AgentIdInUse(
@@ -301,6 +304,7 @@ class AgentNetworkManager:
                 if courier.burst_is_over:
                     await asyncio.sleep(0)
                 return receipt
+        _check_agent_id(to_agent)  # only now: there was no way to one that cannot be
         return await courier.send(parcel, ack=ack, timeout_s=self._timeout_s if timeout is None else timeout)
 
     async def send_message(self, message: AgentMessage, *, ack: bool = False, timeout: float | None = None) -> Receipt:
@@ -348,6 +352,7 @@ class AgentNetworkManager:
             or type(priority) is not Priority
         ):
             self._refuse(to_agent, from_agent, payload, ttl, priority)
+        _check_agent_id(to_agent)
         if headers:
             self._check_headers(headers, payload)
         parcel = Parcel(to_agent, from_agent, MessageType.QUERY, payload, priority, ttl, 0, headers)
@@ -460,6 +465,8 @@ class AgentNetworkManager:
             raise InvalidMessage(f"priority {priority!r} is not a mesh.Priority")
 
     def _check_headers(self, headers: Mapping[Any, Any], payload: bytes) -> None:
+        if type(headers) is not dict and not isinstance(headers, Mapping):
+            raise InvalidMessage(f"headers {headers!r:.80} are not a map of texts")
         if len(headers) > HEADERS_MAX:
             raise InvalidMessage(f"{len(headers)} headers are above the limit of {HEADERS_MAX}")
         size_bytes = len(payload)
@@ -546,6 +553,8 @@ def _utf8_bytes(what: str, text: str) -> int:
 def _texts(what: str, values: Iterable[str]) -> tuple[str, ...]:
     if isinstance(values, str):
         raise InvalidMessage(f"{what} is one text {values!r}, not a list of texts", hint=f"write [{values!r}]")
+    if not isinstance(values, Iterable):
+        raise InvalidMessage(f"{what} {values!r:.80} is not a list of texts")
     texts = tuple(_text(what, value) for value in values)
     if len(texts) > AGENT_LIST_MAX:
         raise InvalidMessage(f"{len(texts)} {what} are above the limit of {AGENT_LIST_MAX}")
@@ -553,6 +562,8 @@ def _texts(what: str, values: Iterable[str]) -> tuple[str, ...]:
 
 
 def _text_map(what: str, values: Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(values, Mapping):
+        raise InvalidMessage(f"{what} {values!r:.80} is not a map of texts")
     if len(values) > AGENT_LIST_MAX:
         raise InvalidMessage(f"{len(values)} entries of {what} are above the limit of {AGENT_LIST_MAX}")
     return {_text(what, key): _text(what, value) for key, value in values.items()}

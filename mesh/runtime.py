@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from gossip import events as gossip_events
 from gossip.discovery.advertise import Interfaces, advertise_addresses
 from gossip.discovery.base import Announcement, Discovery, Sighting
 from gossip.discovery.bootstrap import BootstrapDiscovery
@@ -27,7 +28,7 @@ from gossip.events import Superseded as SupersededNotice
 from gossip.incarnation import life_of, make_incarnation
 from gossip.service import GossipService
 from transport.clock import SystemClock
-from transport.errors import RemoteProtocolError
+from transport.errors import PeerRefused, RemoteProtocolError
 from transport.identity.audit import AuditLog
 from transport.identity.credentials import Credentials, obtain_credentials
 from transport.identity.datadir import NodeDirectory, default_data_dir, default_node_id
@@ -38,7 +39,7 @@ from transport.identity.tls import TlsContexts
 from transport.identity.trail import AuditTrail
 from transport.link import CloseReason, Link
 from transport.logs import get_logger
-from transport.tasks import TaskScope
+from transport.tasks import TaskScope, in_thread
 from transport.types import Address, NodeId
 from transport.websocket import WebSocketEndpoint
 from transport.wire import Envelope, Kind
@@ -48,6 +49,7 @@ from .config import MeshConfig
 from .control.server import ControlServer
 from .control.target import ControlTarget
 from .errors import NetworkClosed, Superseded
+from .events import PartitionDetected, PartitionHealed
 from .messaging.courier import Courier
 from .observers import Observers
 from .profile import NodeProfile, encode_profile
@@ -59,6 +61,9 @@ log = get_logger("mesh.node")
 
 # Registrations made in one go become one change of gossip.
 PROFILE_DELAY_S: Final = 0.01
+
+# What other modules use and only start() can make.
+_MADE_BY_START: Final = frozenset({"node_id", "courier", "gossip", "endpoint", "renewal"})
 
 _LIVE: Final = (MemberState.ALIVE, MemberState.SUSPECT)
 
@@ -78,6 +83,8 @@ class Runtime:
         self._rng = random.Random()  # noqa: S311 - jitter and sampling, nothing secret
         self._stack = AsyncExitStack()
         self._state = "new"
+        # Set when the start is over, however it went.
+        self._started = asyncio.Event()
         self._closed = asyncio.Event()
         self._ending: BaseException | None = None
         self._profile = NodeProfile()
@@ -106,19 +113,31 @@ class Runtime:
         if self._state != "new":
             raise NetworkClosed("this manager was started before", hint="make another one with join_network")
         self._state = "starting"
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._scope.close)
-            await self._start_identity(stack)
-            await self._start_links(stack)
-            await self._start_discovery(stack)
-            await self._start_control(stack, target)
-            self._stack = stack.pop_all()
-        self._state = "running"
+        try:
+            async with AsyncExitStack() as stack:
+                stack.push_async_callback(self._scope.close)
+                await self._start_identity(stack)
+                await self._start_links(stack)
+                await self._start_discovery(stack)
+                await self._start_control(stack, target)
+                self._stack = stack.pop_all()
+                self._state = "running"
+        finally:
+            self._started.set()
+            if self._state != "running":
+                self._ended()
         log.info("node ready", node=self.node_id, addresses=[str(address) for address in self.addresses])
 
+    if not TYPE_CHECKING:  # for which every name would exist
+
+        def __getattr__(self, name: str) -> object:
+            # Only asked for what is not there, so it costs nothing later.
+            if name in _MADE_BY_START:
+                raise _not_in_network()
+            raise AttributeError(name)
+
     async def _start_identity(self, stack: AsyncExitStack) -> None:
-        self._directory = await asyncio.to_thread(self._open_directory)
-        stack.callback(self._directory.release)
+        self._directory = await in_thread(self._open_directory, stack)
         self.node_id: NodeId = self._directory.node_id
         if self._config.join_token is not None:
             token = self._config.join_token.get_secret_value()
@@ -126,18 +145,20 @@ class Runtime:
             # Whoever admitted this node is the first that it can find; there may be no other way.
             self._seeds = tuple(dict.fromkeys((*self._seeds, *Token.decode(token).addresses)))
         now = datetime.fromtimestamp(self._clock.wall(), UTC)
-        self._credentials = await asyncio.to_thread(obtain_credentials, self._directory, now=now)
-        self._contexts = await asyncio.to_thread(TlsContexts, self._credentials)
+        self._credentials = await in_thread(obtain_credentials, self._directory, now=now)
+        self._contexts = await in_thread(TlsContexts, self._credentials)
         self._audit = AuditLog(self._directory.path / "audit.log", clock=self._clock)
         self._trail = AuditTrail(self._audit)
         stack.push_async_callback(self._trail.close)
-        self._incarnation = make_incarnation(await asyncio.to_thread(self._directory.next_life))
+        self._incarnation = make_incarnation(await in_thread(self._directory.next_life))
         self._profile = replace(self._profile, can_issue=self._credentials.can_issue)
 
-    def _open_directory(self) -> NodeDirectory:
+    def _open_directory(self, stack: AsyncExitStack) -> NodeDirectory:
         data_dir = self._config.data_dir or default_data_dir()
         node_id = self._config.node_id or default_node_id(data_dir, self._config.network)
-        return NodeDirectory.open(data_dir, self._config.network, node_id)
+        directory = NodeDirectory.open(data_dir, self._config.network, node_id)
+        stack.callback(directory.release)  # here, since whoever waits for this thread may be cancelled
+        return directory
 
     async def _start_links(self, stack: AsyncExitStack) -> None:
         config, directory = self._config, self._directory
@@ -148,10 +169,11 @@ class Runtime:
             window_bytes=config.messages.window_bytes,
             locate=self.view.directory.locate,
             broadcast=self._broadcast,
+            want_link=lambda node_id: self.gossip.want_link(NodeId(node_id)),
         )
         self._watcher = InterfaceWatcher()
-        await self._watcher.start()
         stack.push_async_callback(self._watcher.close)
+        await self._watcher.start()
         self._desk = EnrolmentDesk(
             directory, self._contexts, clock=self._clock, is_member=self._is_live, audit=self._audit
         )
@@ -179,13 +201,13 @@ class Runtime:
             enrolment=self._desk,
             trail=self._trail,
         )
-        await self.endpoint.start()
         stack.push_async_callback(self.endpoint.close)
+        await self.endpoint.start()
         stack.push_async_callback(self.courier.close)
-        await self.gossip.start(self.endpoint)
         stack.push_async_callback(self.gossip.close)
-        await self._desk.start()
+        await self.gossip.start(self.endpoint)
         stack.push_async_callback(self._desk.close)
+        await self._desk.start()
         self.renewal = Renewal(
             directory,
             self._credentials,
@@ -213,8 +235,8 @@ class Runtime:
             )
         announcement = self._announcement()
         for discovery in self._discoveries:
-            await discovery.start(announcement, self)
             stack.push_async_callback(discovery.close)
+            await discovery.start(announcement, self)
         stack.callback(self._watcher.subscribe(self._interfaces_changed))
 
     async def _start_control(self, stack: AsyncExitStack, target: ControlTarget) -> None:
@@ -236,7 +258,12 @@ class Runtime:
         )
 
     async def _dial_seed(self, address: Address) -> Link:
-        link = await self.endpoint.dial(address)
+        try:
+            link = await self.endpoint.dial(address)
+        except PeerRefused as error:
+            if error.code == CloseReason.DUPLICATE_NODE:
+                self.gossip.node_id_taken(error.message)
+            raise
         self._seed_nodes[address] = link.peer.node_id
         return link
 
@@ -246,7 +273,10 @@ class Runtime:
     # --- stopping -----------------------------------------------------------------------------------------------
 
     async def stop(self, *, timeout_s: float) -> None:
-        """Leave in order and stop every layer; a second call waits for the first."""
+        """Leave in order and stop every layer; a second call waits for the first, a call during start for its end."""
+        if self._state == "new":
+            self._ended()
+        await self._started.wait()
         if self._state == "running":
             self._state = "leaving"
             await self._leave(timeout_s)
@@ -258,21 +288,24 @@ class Runtime:
             # Commands first: what they run here, such as the agent of `mesh listen`, ends while the node still can.
             if self._control is not None:
                 await self._control.close()
-            if self._profile_timer is not None:
-                self._profile_timer.cancel()
+            self.up_to_date_view()
             # What was accepted goes out before the goodbye; agents stop first, so that nothing new is accepted.
             await self.courier.close(drain_s=timeout_s / 2)
             if self._snapshot is not None:
                 self._snapshot.leave()
             await self.gossip.leave(timeout_s)
         finally:
-            self._state = "closed"
             try:
                 await self._stack.aclose()
             finally:
-                self.observers.close()
-                self._closed.set()
+                self._ended()
                 log.info("node left", node=self.node_id)
+
+    def _ended(self) -> None:
+        self._state = "closed"
+        self._started.set()
+        self.observers.close()
+        self._closed.set()
 
     async def wait_closed(self) -> None:
         """Return when the node has left, or raise why it had to."""
@@ -307,6 +340,13 @@ class Runtime:
         except RemoteProtocolError as error:
             # Its origin may be many hops away: the neighbour that passed it on is not to blame.
             log.warning("broadcast refused", origin=delivery.origin, reason=error.message)
+
+    def partition_changed(self, change: gossip_events.PartitionDetected | gossip_events.PartitionHealed) -> None:
+        """See :class:`gossip.service.PartitionListener`."""
+        if isinstance(change, gossip_events.PartitionDetected):
+            self.observers.publish(PartitionDetected(change.lost, change.present))
+        else:
+            self.observers.publish(PartitionHealed(change.returned, change.missing, change.present))
 
     def superseded(self, notice: SupersededNotice) -> None:
         """See :class:`gossip.service.GossipListener`."""
@@ -371,7 +411,7 @@ class Runtime:
             KeyError: It is not a member.
         """
         heard_s = self._clock.wall() if node_id == self.node_id else self.gossip.last_heard(NodeId(node_id))
-        return self.view.node(node_id, int(heard_s * 1000))
+        return self.up_to_date_view().node(node_id, int(heard_s * 1000))
 
     def add_agent(self, agent: LocalAgent) -> None:
         """Run ``agent`` here and let the network know.
@@ -380,7 +420,7 @@ class Runtime:
             RegistrationTooLarge: It does not fit the profile; nothing changed.
             NetworkClosed: The node is not running.
         """
-        self._check_running()
+        self.check_running()
         self._set_profile(replace(self._profile, agents=(*self._profile.agents, agent.info)))
         self.courier.agents[agent.agent_id] = agent
         self.courier.news()
@@ -399,12 +439,12 @@ class Runtime:
 
     def set_metadata(self, metadata: Mapping[str, str]) -> None:
         """Replace what this node says of itself."""
-        self._check_running()
+        self.check_running()
         self._set_profile(replace(self._profile, metadata=dict(metadata)))
 
     def set_maintenance(self, *, on: bool) -> None:
         """Ask for no new work, or take work again."""
-        self._check_running()
+        self.check_running()
         self._set_profile(replace(self._profile, maintenance=on))
 
     def _set_profile(self, profile: NodeProfile) -> None:
@@ -417,9 +457,17 @@ class Runtime:
         self._profile_timer = None
         self.gossip.set_meta(encode_profile(self._profile))
 
-    def _check_running(self) -> None:
+    def up_to_date_view(self) -> NetworkView:
+        """The view, with what was just said of this node: whoever registers an agent sees it at once."""
+        if self._profile_timer is not None:
+            self._profile_timer.cancel()
+            self._tell_profile()
+        return self.view
+
+    def check_running(self) -> None:
+        """Raise NetworkClosed unless this node is in the network."""
         if self._state != "running":
-            raise NetworkClosed("this node is not in the network", hint="join with join_network")
+            raise _not_in_network()
 
     # --- certificates -------------------------------------------------------------------------------------------
 
@@ -433,7 +481,7 @@ class Runtime:
 
     async def invite(self, *, ttl_s: float, uses: int) -> str:
         """Make a join token; see :meth:`mesh.manager.AgentNetworkManager.invite`."""
-        self._check_running()
+        self.check_running()
         return await self._desk.invite(self.addresses, ttl_s=ttl_s, uses=uses)
 
     def _is_live(self, node_id: NodeId) -> bool:
@@ -454,3 +502,7 @@ class Runtime:
             "enrolment": self._desk.statistics(),
             "discovery": {discovery.name: discovery.statistics() for discovery in self._discoveries},
         }
+
+
+def _not_in_network() -> NetworkClosed:
+    return NetworkClosed("this node is not in the network", hint="join with join_network")

@@ -59,15 +59,16 @@ class TaskScope:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    async def close(self, *, timeout_s: float | None = None) -> None:
+    async def close(self, *, timeout_s: float | None = None, spare: asyncio.Task[Any] | None = None) -> None:
         """Cancel every task and wait until all have ended; the caller's own task is left out.
 
         Args:
             timeout_s: For code that is not ours and may refuse to end: then it is left behind and logged.
+            spare: Another task to leave out: the one on whose behalf this runs.
         """
         self._closed = True
         current = asyncio.current_task()
-        while tasks := [task for task in self._tasks if task is not current]:
+        while tasks := [task for task in self._tasks if task is not current and task is not spare]:
             for task in tasks:
                 task.cancel()
             _, left = await asyncio.wait(tasks, timeout=timeout_s)

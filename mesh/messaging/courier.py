@@ -72,6 +72,9 @@ log = get_logger("mesh.messaging")
 # bodies that it fills leave while it fills the next.
 BURST_BYTES: Final = 128 * 1024
 
+# How often a waiting sender asks for a link again.
+LINK_RETRY_S: Final = 1.0
+
 # What a named tuple's own constructor calls in the end; half its price, for every message.
 _new_tuple: Final = tuple.__new__
 
@@ -139,6 +142,7 @@ class Courier:
         window_bytes: How far a sender may run ahead of each of our agents.
         locate: The node that an agent runs on, ``None`` if unknown.
         broadcast: Hands a payload to gossip for every other node.
+        want_link: Asks gossip for a link to a node that has none.
     """
 
     def __init__(
@@ -150,6 +154,7 @@ class Courier:
         window_bytes: int,
         locate: Callable[[int], str | None],
         broadcast: Callable[[bytes, int], object],
+        want_link: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.node_id = node_id
         self._life = life
@@ -157,6 +162,7 @@ class Courier:
         self._window_bytes = window_bytes
         self._locate = locate
         self._broadcast = broadcast
+        self._want_link = want_link
         self.agents: dict[int, LocalAgent] = {}
         self._dialogues: dict[str, Dialogue] = {}
         self._by_link: dict[Link, Dialogue] = {}
@@ -349,7 +355,7 @@ class Courier:
 
         On a later one its sequence could mean another query: sequences start afresh with each life of the asker.
         """
-        if not dialogue.is_open or self._closed:
+        if not dialogue.is_open:
             self.counters["dropped_no_link"] += 1
             return False
         message = parcel.message(self._next_sequence(), flags, self._now_ms())
@@ -393,7 +399,7 @@ class Courier:
             async with asyncio.timeout(timeout_s):
                 while route is None or not route.is_clear:
                     if route is None:
-                        await self._wait_news()
+                        await self._wait_link(agent_id)
                     else:
                         # When the link closes meanwhile, another may come up before the time is over.
                         with contextlib.suppress(LinkClosed):
@@ -416,6 +422,16 @@ class Courier:
             f"agent {agent_id} on {node_id} takes messages too slowly: no room for another within {timeout_s:.3g} s",
             hint="send less, wait longer, or give the agent more concurrency",
         )
+
+    async def _wait_link(self, agent_id: int) -> None:
+        """Ask for a link to the agent's node, if it is known, and wait for any news."""
+        node_id = self._node_of(agent_id)
+        if node_id is not None:
+            self._want_link(node_id)
+        # A dial that failed is no news, so it is asked for again after a while.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINK_RETRY_S):
+                await self._wait_news()
 
     async def _wait_news(self) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -622,8 +638,8 @@ class Courier:
         """
         self.flush()
         self._closed = True
-        for agent in list(self.agents.values()):
-            await agent.close()
+        caller = asyncio.current_task()
+        await asyncio.gather(*(agent.close(spare=caller) for agent in self.agents.values()))
         self.flush()
         # What found no room at its link yet was accepted all the same.
         with contextlib.suppress(TimeoutError):
