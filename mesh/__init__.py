@@ -54,6 +54,8 @@ if TYPE_CHECKING:
         NodeLeft,
         NodeSuspected,
         NodeUpdated,
+        PartitionDetected,
+        PartitionHealed,
     )
     from .join import Joining, join_network
     from .manager import AgentNetworkManager
@@ -100,6 +102,8 @@ __all__ = [
     "NodeSuspected",
     "NodeUpdated",
     "NotDelivered",
+    "PartitionDetected",
+    "PartitionHealed",
     "PayloadTooLarge",
     "Priority",
     "Receipt",
@@ -126,7 +130,7 @@ _HOMES = {
     ),
     "events": (
         *("AgentJoined", "AgentLeft", "EventsLost", "MeshEvent", "NodeFailed", "NodeJoined", "NodeLeft"),
-        *("NodeSuspected", "NodeUpdated"),
+        *("NodeSuspected", "NodeUpdated", "PartitionDetected", "PartitionHealed"),
     ),
     "join": ("Joining", "join_network"),
     "manager": ("AgentNetworkManager",),

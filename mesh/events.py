@@ -57,10 +57,41 @@ class AgentLeft:
 
 
 @dataclass(frozen=True, slots=True)
+class PartitionDetected:
+    """At least a fifth of the nodes were lost at once: the network is split, or part of it is gone.
+
+    Both are node ids, sorted: ``lost`` stopped answering together, ``present`` are believed alive, this node included.
+    """
+
+    lost: tuple[str, ...]
+    present: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionHealed:
+    """At least half of the nodes that were lost together are back; ``missing`` are not."""
+
+    returned: tuple[str, ...]
+    missing: tuple[str, ...]
+    present: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EventsLost:
     """The consumer was too slow: ``count`` events were dropped here; read ``net.members()`` afresh."""
 
     count: int
 
 
-MeshEvent = NodeJoined | NodeLeft | NodeSuspected | NodeFailed | NodeUpdated | AgentJoined | AgentLeft | EventsLost
+MeshEvent = (
+    NodeJoined
+    | NodeLeft
+    | NodeSuspected
+    | NodeFailed
+    | NodeUpdated
+    | AgentJoined
+    | AgentLeft
+    | PartitionDetected
+    | PartitionHealed
+    | EventsLost
+)

@@ -18,6 +18,8 @@ from mesh.events import (
     NodeLeft,
     NodeSuspected,
     NodeUpdated,
+    PartitionDetected,
+    PartitionHealed,
 )
 from mesh.types import AgentInfo, AgentMessage, AgentNode, Receipt
 
@@ -121,6 +123,15 @@ def event_document(event: MeshEvent) -> Json:
             return {"event": "agent_joined", "agent": agent_document(agent)}
         case AgentLeft(agent):
             return {"event": "agent_left", "agent": agent_document(agent)}
+        case PartitionDetected(lost, present):
+            return {"event": "partition_detected", "lost": list(lost), "present": list(present)}
+        case PartitionHealed(returned, missing, present):
+            return {
+                "event": "partition_healed",
+                "returned": list(returned),
+                "missing": list(missing),
+                "present": list(present),
+            }
         case EventsLost(count):
             return {"event": "events_lost", "count": count}
         case _:
