@@ -307,7 +307,7 @@ class MembershipCore:
     ) -> None:
         self.table.put(after, self._now)
         self._effects.append(MemberChanged(before, after))
-        heard_from = () if source is None else (source,)
+        heard_from: tuple[NodeId, ...] = () if source is None else (source,)
         if after.state is not MemberState.SUSPECT:
             self._suspicions.pop(after.node_id, None)
             self.counters["deaths"] += after.state is MemberState.DEAD

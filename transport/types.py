@@ -49,7 +49,7 @@ def network_name(text: str) -> NetworkName:
     return NetworkName(_label("network name", text))
 
 
-def _label(what: str, text: str) -> str:
+def _label(what: str, text: object) -> str:
     if not isinstance(text, str) or not _LABEL.match(text):
         raise InvalidName(
             f"{what} {text!r} is not valid",
@@ -72,7 +72,10 @@ class Address:
         Raises:
             InvalidAddress: The text is none of these, names another scheme, or its port is out of range.
         """
-        candidate = text.strip() if isinstance(text, str) else ""
+        given: object = text
+        if not isinstance(given, str):
+            raise InvalidAddress(f"address {given!r} is not text", hint=_ADDRESS_HINT)
+        candidate = text.strip()
         if "://" not in candidate:
             candidate = f"wss://{_bracketed(candidate)}"
         try:
