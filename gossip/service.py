@@ -16,7 +16,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from transport.clock import Clock, SystemClock
 from transport.errors import DataDirectoryError, LocalProtocolError, RemoteProtocolError
@@ -47,6 +47,8 @@ from .events import (
     MemberForgotten,
     MemberState,
     MetaChanged,
+    PartitionDetected,
+    PartitionHealed,
     PeerFound,
     Persist,
     Received,
@@ -114,6 +116,15 @@ class GossipListener(Protocol):
 
     def link_closed(self, link: Link, reason: CloseReason, detail: str) -> None:
         """A link closed; called once for each ``link_opened``."""
+        ...
+
+
+@runtime_checkable
+class PartitionListener(Protocol):
+    """What a :class:`GossipListener` may have in addition."""
+
+    def partition_changed(self, change: PartitionDetected | PartitionHealed) -> None:
+        """Much of the network was lost at once, or came back."""
         ...
 
 
@@ -253,6 +264,10 @@ class GossipService:
     def member(self, node_id: NodeId) -> Member | None:
         """What is believed of one node; ``None``: nothing."""
         return self._core.member(node_id)
+
+    def distance_s(self, a: NodeId, b: NodeId) -> float | None:
+        """The round trip to expect between two nodes by their network coordinates; ``None``: unknown."""
+        return self._core.distance_s(a, b)
 
     def last_heard(self, node_id: NodeId) -> float:
         """When gossip last came from a node over its own link, seconds since the epoch; 0: never."""
@@ -453,6 +468,8 @@ class GossipService:
                 if (link := self._links.get(effect.peer)) is not None:
                     self._unlinked = link
                     link.close(CloseReason.DUPLICATE_NODE, effect.why)
+            case PartitionDetected() | PartitionHealed():
+                self._partition_changed(effect)
             case Persist():
                 if self._persist is not None:
                     self._writing = True
@@ -482,6 +499,14 @@ class GossipService:
         if before is not after.state:
             log.info("member", node=after.node_id, state=after.state.name.lower(), incarnation=after.incarnation)
         self._listener.member_changed(effect.before, after)
+
+    def _partition_changed(self, change: PartitionDetected | PartitionHealed) -> None:
+        if isinstance(change, PartitionDetected):
+            log.warning("partition detected", lost=len(change.lost), present=len(change.present))
+        else:
+            log.info("partition healed", returned=len(change.returned), missing=len(change.missing))
+        if isinstance(self._listener, PartitionListener):
+            self._listener.partition_changed(change)
 
     async def _write(self, persist: Callable[[int], object], incarnation: int) -> None:
         try:

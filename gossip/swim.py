@@ -22,15 +22,16 @@ once a second.  So the *neighbours* watch it, closely and cheaply:
 
 So a silent crash is noticed by all six neighbours between one and three seconds later, independently, which is just
 what the accelerating suspicion needs; and a one-way fault between two nodes is noticed by one, which is not enough.
-A link that *breaks* is membership's business; here it leads to one redial, for a refused connection is proof.
+A link that *breaks* is membership's business; here it leads to one redial, unless the overlay has already seen to it,
+for a refused connection is proof.
 
 *Who watches those that nobody watches?*  A node whose six neighbours die with it has no witness: with half the network
 gone that is one in 64 of the dead.  So each node also dials one member to which it has no link, in a shuffled round,
 every ``probe_cold_interval_s`` (60 s: one handshake a minute and node, 60 B/s, whatever N; each member is tried about
 once a minute by somebody).  After a failure, or the loss of a neighbour, the next such probe follows within seconds,
 and the pause doubles with each success: after a disaster the survivors search the table for the dead as fast as they
-find them, and then calm down.  A member that refutes such an accusation lives where we cannot dial, and is left alone for
-long.  These links are closed by the overlay when idle; until then two random nodes compare their tables over them.
+find them, and then calm down.  A member that refutes such an accusation lives where we cannot dial, and is left alone
+for long.  These links are closed by the overlay when idle; until then two random nodes compare their tables over them.
 
 *Is it I?*  Awareness rises by each helper that does not even nack, by one when there is no helper to ask, by one when
 we must refute (somebody could not reach us), and by one for each stall of our own event loop, after which running
@@ -145,6 +146,8 @@ class SwimCore:
         # from here, with the time when that was found out.  Both hold members only.
         self._cold_failed: dict[NodeId, None] = {}
         self._undiallable: dict[NodeId, float] = {}
+        # Whose link broke since the last tick.
+        self._broken: dict[NodeId, None] = {}
         self._relay_dial_at = 0.0
         self._vivaldi = Vivaldi(rng)
         # Of members only: entries go when their member does.
@@ -263,7 +266,7 @@ class SwimCore:
         if event.left or event.wanted or member is None or is_gone(member.state):
             return
         # Is the process gone, or only the link?  And what took this one may have taken more.
-        self._effects.append(LinkWanted(peer))
+        self._broken[peer] = None
         self._search_in(4 * self._config.probe_interval_s)
 
     def _dial_failed(self, event: DialFailed) -> None:
@@ -289,6 +292,8 @@ class SwimCore:
 
     def _tick(self) -> None:
         self._tick_token = self._set_timer(self._config.probe_timeout_s * self._rng.uniform(0.9, 1.1))
+        self._effects += [LinkWanted(peer) for peer in self._broken if peer not in self._heard]
+        self._broken.clear()
         patience = self.awareness + 1
         silence_s = self._config.probe_silence_intervals * self._config.heartbeat_interval_s
         silent_since = self._now - silence_s * patience

@@ -26,6 +26,8 @@ from gossip.events import (
     Member,
     MemberChanged,
     MemberState,
+    PartitionDetected,
+    PartitionHealed,
     PeerFound,
     Received,
     Send,
@@ -51,6 +53,7 @@ class Process:
     links: dict[NodeId, Process] = field(default_factory=dict)
     changes: list[tuple[float, Member | None, Member]] = field(default_factory=list)
     delivered: list[Deliver] = field(default_factory=list)
+    partitions: list[PartitionDetected | PartitionHealed] = field(default_factory=list)
     superseded: Superseded | None = None
 
     def state_of(self, name: str) -> MemberState | None:
@@ -180,6 +183,8 @@ class SimNet:
                 process.changes.append((self.now, effect.before, effect.after))
             case Deliver():
                 process.delivered.append(effect)
+            case PartitionDetected() | PartitionHealed():
+                process.partitions.append(effect)
             case Superseded():
                 process.superseded = effect
             case _:

@@ -24,6 +24,7 @@ from gossip.events import (
     MemberState,
     MetaChanged,
     Persist,
+    ProbeFailed,
     Received,
     Send,
     SetTimer,
@@ -175,6 +176,7 @@ def test_a_stall_of_ours_gives_suspects_the_time_back() -> None:
     node.now += 5.0  # the timer is long due, but we did not run
     node.feed(Stalled(4.8))
     node.feed(LinkLost(NodeId("c")))
+    node.feed(DialFailed(NodeId("c"), refused=False))
     node.feed(DialFailed(NodeId("c"), refused=True))
 
     node.fire(6.0 + 3.9)
@@ -183,6 +185,96 @@ def test_a_stall_of_ours_gives_suspects_the_time_back() -> None:
     node.fire(6.0 + 4.9)
     assert node.state("b") is DEAD
     assert node.state("c") is DEAD
+
+
+def named(node: Node, peer: str, effects: list[Effect]) -> list[tuple[NodeId, ...]]:
+    """The accusers that the effects name to a peer."""
+    return [names for body in node.said(peer, effects) if isinstance(body, News) for names in body.accusers]
+
+
+def test_each_independent_accuser_shortens_the_time_and_is_news() -> None:
+    """Two confirmations bring it to the least; the same accuser again, or an invented one, does nothing."""
+    node = Node("a", "b", "c", "d")
+    node.news(member("x"))
+    first = node.hear("a", News((member("x", SUSPECT),), ((NodeId("a"),),))) + node.fire(1.05)
+    assert named(node, "b", first) == [(NodeId("a"),)]
+    again = node.hear("b", News((member("x", SUSPECT),), ((NodeId("a"), NodeId("invented")),))) + node.fire(1.1)
+    assert named(node, "c", again) == []
+    second = node.hear("b", News((member("x", SUSPECT),), ((NodeId("b"),),))) + node.fire(1.15)
+    assert named(node, "c", second) == [(NodeId("a"), NodeId("b"))]
+    assert named(node, "b", second) == []
+    node.fire(1.0 + node.config.suspicion_s - 0.5)
+
+    node.feed(ProbeFailed(NodeId("x")))
+    own = node.fire(node.now + 0.05)
+    assert named(node, "d", own) == [(NodeId("a"), NodeId("b"), NodeId("m"))]
+    assert node.state("x") is SUSPECT
+    node.fire(1.0 + node.config.suspicion_s + 0.01)
+
+    assert node.state("x") is DEAD
+    assert node.core.counters["confirmations"] == 2
+
+
+def test_whoever_named_all_accusers_needs_no_telling() -> None:
+    """Whoever knew only some does."""
+    node = Node("a", "b", "c")
+    node.news(member("x"))
+    node.fire(1.1)
+    node.hear("a", News((member("x", SUSPECT),), ((NodeId("a"), NodeId("b")),)))
+    node.hear("b", News((member("x", SUSPECT),), ((NodeId("b"),),)))
+    node.hear("c", News((member("x", SUSPECT),), ((NodeId("b"), NodeId("a")),)))
+    effects = node.fire(1.2)
+
+    assert (len(named(node, "b", effects)), len(named(node, "c", effects))) == (1, 0)
+
+
+def test_accusers_of_an_older_incarnation_confirm_nothing() -> None:
+    """The suspicion that they confirm has been refuted."""
+    node = Node("a", "b", "c")
+    node.news(member("x", SUSPECT, refutations=1))
+    node.hear("a", News((member("x", SUSPECT),), ((NodeId("a"),),)))
+
+    assert node.core.counters["confirmations"] == 0
+
+
+def test_a_linked_peer_that_answers_no_probe_is_accused_all_the_same() -> None:
+    """Its open link proves nothing from then on, until something comes from it; strangers are no matter."""
+    node = Node("a", "b")
+    node.feed(ProbeFailed(NodeId("stranger")))
+    node.feed(ProbeFailed(NodeId("b")))
+    assert node.state("b") is SUSPECT
+    node.fire(1.0 + node.config.suspicion_s)
+    assert node.state("b") is DEAD
+
+    node.feed(ProbeFailed(NodeId("a")))
+    node.news(member("y"))
+    node.fire(node.now + 3 * node.config.suspicion_s)
+    assert node.state("a") is SUSPECT
+
+
+def test_a_link_that_breaks_after_silence_gives_no_more_time() -> None:
+    """It was no evidence of life before."""
+    node = Node("a", "b")
+    node.feed(ProbeFailed(NodeId("b")))
+    node.now += 1.0
+    node.feed(LinkLost(NodeId("b")))
+    node.fire(1.0 + node.config.suspicion_s)
+
+    assert node.state("b") is DEAD
+
+
+def test_just_after_a_stall_a_broken_link_accuses_nobody_until_the_redial_fails() -> None:
+    """The peer gave us up, not we the peer."""
+    node = Node("a", "b")
+    node.feed(Stalled(4.0))
+    node.feed(LinkLost(NodeId("a")))
+    node.feed(LinkLost(NodeId("b")))
+    assert (node.state("a"), node.state("b")) == (ALIVE, ALIVE)
+    node.link("a")
+    node.feed(DialFailed(NodeId("a"), refused=True))
+    node.feed(DialFailed(NodeId("b"), refused=True))
+
+    assert (node.state("a"), node.state("b")) == (ALIVE, SUSPECT)
 
 
 def test_details_of_a_suspect_do_not_prolong_its_time() -> None:

@@ -18,6 +18,8 @@ from gossip.events import (
     LeaveRequested,
     MemberState,
     MetaChanged,
+    PartitionDetected,
+    PartitionHealed,
     PeerFound,
     Received,
     TimerFired,
@@ -205,6 +207,44 @@ def test_after_leaving_the_node_can_return() -> None:
     net.start("n001", "n002")
 
     assert net.run(5, until=net.agreed) < 2
+
+
+def test_a_partition_and_its_end_are_events_on_both_sides() -> None:
+    """Each side names the other as lost, once, and as returned when it is back."""
+    net = meshed(10)
+    left, right = [f"n00{i}" for i in range(5)], [f"n00{i}" for i in range(5, 10)]
+    net.cut(left, right)
+    net.run(60)
+    net.heal()
+    net.run(60)
+
+    for process in net.live:
+        here, there = (left, right) if process.name in left else (right, left)
+        assert process.partitions == [
+            PartitionDetected(tuple(map(NodeId, there)), tuple(map(NodeId, here))),
+            PartitionHealed(tuple(map(NodeId, there)), (), tuple(map(NodeId, left + right))),
+        ]
+
+
+def test_a_silent_host_is_dead_in_time() -> None:
+    """Nobody is told by a reset: probes, then all who watched it agree."""
+    net = meshed(8)
+    net.processes[NodeId("n003")].running = False
+
+    assert net.run(20, until=lambda: net.all_believe("n003", DEAD)) < 5.5
+    assert net.violations == []
+
+
+def test_probes_place_nodes_in_the_network() -> None:
+    """Distances come out near the round trips, which are 2 to 20 ms here."""
+    net = meshed(6)
+    net.run(60)
+    core = net.live[0].core
+    estimate = core.distance_s(NodeId("n001"), NodeId("n002"))
+
+    assert estimate is not None
+    assert 0.002 < estimate < 0.03
+    assert core.distance_s(NodeId("n001"), NodeId("nobody")) is None
 
 
 def test_broadcasts_reach_all_exactly_once() -> None:
