@@ -161,7 +161,7 @@ class Lan:
             # Without a querier on the network a snooping bridge would drop multicast after a while.
             self.switch_ip("link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
             self.switch_ip("link", "set", "br0", "up")
-        except BaseException:
+        except BaseException:  # whatever went wrong, Ctrl-C too: no namespace may be left behind
             self.close()
             raise
         return self

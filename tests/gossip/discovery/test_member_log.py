@@ -108,4 +108,7 @@ def test_history_is_rewritten_when_it_outgrows_the_present() -> None:
 @given(st.binary(max_size=2_000))
 def test_any_file_can_be_read(content: bytes) -> None:
     """Arbitrary bytes never stop a start."""
-    MemberLog().replay(content.decode(errors="replace").splitlines())
+    log = MemberLog()
+    log.replay(content.decode(errors="replace").splitlines())
+
+    assert all(log.alive.values())
