@@ -108,6 +108,8 @@ class ControlClient:
         given = {key: value for key, value in args.items() if value is not None}
         try:
             self._socket.sendall(encode_request(Request(op, given, timeout_s)))
+        except BrokenPipeError:
+            return  # it hung up before it was asked; what it said first, a refusal perhaps, is still to be read
         except OSError as error:
             raise ControlError(f"the node at {self._path} hung up: {error.strerror or error}") from error
 
