@@ -126,7 +126,7 @@ class GossipConfig:
     suspicion_max_mult: float = 6.0
     probe_interval_s: float = 1.0
     probe_timeout_s: float = 0.5
-    probe_silence_intervals: float = 1.6
+    probe_silence_intervals: float = 1.3
     probe_dial_timeout_s: float = 15.0
     probe_cold_interval_s: float = 60.0
     indirect_probes: int = 3

@@ -11,8 +11,8 @@ packet and one over a cold TLS link costs a handshake: four round trips, about 4
 whole idle budget.  But every node has about six neighbours whose links to it are open, and they already hear from it
 once a second.  So the *neighbours* watch it, closely and cheaply:
 
-- A neighbour that has been silent for ``probe_silence_intervals`` (heartbeats come every second, and more than one and
-  a half of them are missing) is pinged at once.  Beside that one neighbour in turn is pinged each
+- A neighbour that has been silent for ``probe_silence_intervals`` (heartbeats come every second, so one of them is
+  missing) is pinged at once.  Beside that one neighbour in turn is pinged each
   ``probe_interval_s``, which finds what heartbeats cannot show (they arrive, but nothing gets there) and measures the
   round trip.
 - No answer within ``probe_timeout_s``: ``indirect_probes`` other neighbours are asked.  A helper that has a link to the

@@ -178,7 +178,7 @@ def until(node: Node, done: Callable[[list[Effect]], object], *alive: str, limit
 
 
 def test_silence_leads_to_a_ping_then_to_helpers_then_to_suspicion() -> None:
-    """About one and a half heartbeats, then half a second each; helpers that nack leave us sure of ourselves."""
+    """A missing heartbeat, then half a second each; helpers that nack leave us sure of ourselves."""
     node = Node("a", "b", "c", "d", "e")
     node.settled("a", "b", "c", "d", "e")
     node.feed(Started())
