@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -176,6 +177,7 @@ class Courier:
         self._news: list[asyncio.Future[None]] = []
         self._scope = TaskScope("courier")
         self._closed = False
+        self._log_raised_at = -math.inf
         self._log_unknown_at = 0.0
         self.counters: dict[str, int] = dict.fromkeys(
             ("received", "broadcasts_sent", "broadcasts_received", "dropped_unknown_agent",
@@ -613,7 +615,11 @@ class Courier:
         """See :class:`mesh.agents.Outcomes`."""
         self.counters["handler_errors"] += 1
         raw = delivery.raw
-        log.warning("handler raised", agent=raw[F_TO], message_id=delivery.message.message_id, exc_info=error)
+        now = self._clock.monotonic()
+        if now >= self._log_raised_at:
+            # A member that makes a handler raise must not fill the log; the counter has them all.
+            self._log_raised_at = now + 1.0
+            log.warning("handler raised", agent=raw[F_TO], message_id=delivery.message.message_id, exc_info=error)
         if raw[F_TYPE] == _QUERY and delivery.flow is not None:
             kind = type(error).__name__
             self._respond_error(delivery.flow.dialogue, raw, ERROR_HANDLER_RAISED, kind, f"{kind}: {_text_of(error)}")
