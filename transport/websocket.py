@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import asyncio.sslproto
+import contextlib
 import logging
 import math
 import socket
@@ -64,6 +65,8 @@ _WS_INVALID_DATA: Final = 1007
 #: Bytes that asyncio reads from TLS at once: one TLS record.
 _TLS_READ_BYTES: Final = 16_384
 _BACKLOG: Final = 1024
+#: How long one of several addresses of a name may take before the next is tried.
+_CONNECT_TIMEOUT_S: Final = 1.0
 #: Unsent bytes above which a WebSocket ping gets no pong: its sender asks without reading the answers.
 _PONG_BACKLOG_BYTES: Final = 1 << 20
 #: What OpenSSL calls a handshake that failed, and the cause that we count and log it under; others: "tls".
@@ -454,17 +457,24 @@ class WebSocketEndpoint(BaseEndpoint):
             protocol = _ClientProtocol(uri, max_size=FRAME_BYTES_MAX, logger=_library_log)
             return ClientConnection(protocol, **_options(config))
 
+        connected: socket.socket | None = None
         try:
+            connected = await _connect_tcp(address)
             transport, connection = await asyncio.get_running_loop().create_connection(
                 new_connection,
-                address.host,
-                address.port,
+                sock=connected,
                 ssl=self.contexts.client,
                 server_hostname=name,
                 ssl_handshake_timeout=config.dial_timeout_s,
                 ssl_shutdown_timeout=config.close_timeout_s,
-                happy_eyeballs_delay=0.25,
             )
+        except asyncio.CancelledError:
+            if connected is not None:
+                # asyncio forgets a connection that is cancelled before its TLS has begun.  Closing the socket under
+                # it would confuse the loop; the end of the stream makes it close everything itself.
+                with contextlib.suppress(OSError):
+                    connected.shutdown(socket.SHUT_RDWR)
+            raise
         except ssl.SSLCertVerificationError as error:
             self._refuse_certificate(str(address), error.verify_message, dialled=True)
             raise HandshakeFailed(f"{address} is not {name}, or not of this network: {error.verify_message}") from error
@@ -557,6 +567,28 @@ def _claimed(leaf: bytes) -> str:
 def _alpn(connection: Connection) -> str | None:
     tls: ssl.SSLObject = connection.transport.get_extra_info("ssl_object")
     return tls.selected_alpn_protocol()
+
+
+async def _connect_tcp(address: Address) -> socket.socket:
+    """A connected socket; of a name's addresses the first that answers, one tried after the other."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    failure = OSError(f"{address.host} has no address")
+    for family, kind, protocol, _, target in found:
+        connecting = socket.socket(family, kind, protocol)
+        try:
+            connecting.setblocking(False)
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S if len(found) > 1 else None):
+                await loop.sock_connect(connecting, target)
+        except OSError as error:  # a TimeoutError is one
+            connecting.close()
+            failure = error
+        except BaseException:  # above all cancellation: nobody else would close it
+            connecting.close()
+            raise
+        else:
+            return connecting
+    raise failure
 
 
 async def _bind(host: str, port: int, config: LinkConfig) -> list[socket.socket]:

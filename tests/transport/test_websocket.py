@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from transport import websocket as websocket_module
 from transport.channel import ChannelLink
 from transport.config import LinkConfig
 from transport.errors import DialError, HandshakeFailed, ListenError, PeerRefused
@@ -475,3 +477,27 @@ async def test_a_new_incarnation_is_said_from_then_on(bed: WebSocketBed) -> None
     b.endpoint.set_incarnation(LIFE + 3)
 
     assert (await a.dial(b)).peer.incarnation == LIFE + 3
+
+
+async def test_the_next_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name's addresses are tried in order until one answers; if none does, the last failure is told."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_server(("127.0.0.1", 0)) as closed:
+        port, dead_port = listener.getsockname()[1], closed.getsockname()[1]
+        closed.close()
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", dead_port)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)),
+        ]
+
+        async def resolve(*_: object, **__: object) -> list[object]:
+            return [*found]
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+        with await websocket_module._connect_tcp(Address("two.example", 1)) as connected:
+            assert connected.getpeername()[1] == port
+        found.pop()
+        with pytest.raises(ConnectionRefusedError):
+            await websocket_module._connect_tcp(Address("one.example", 1))
+        found.pop()
+        with pytest.raises(OSError, match=r"none\.example has no address"):
+            await websocket_module._connect_tcp(Address("none.example", 1))
