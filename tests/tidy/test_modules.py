@@ -228,6 +228,16 @@ def test_no_test_is_switched_off() -> None:
 _TESTED_BY = {
     # One suite for every implementation of the protocols that it declares.
     "transport/link.py": "tests/transport/test_link_contract.py",
+    # A command is what its words do: each is run through the whole command line, against a node on a real socket.
+    **dict.fromkeys(
+        (f"mesh/cli/{name}.py" for name in ("app", "messages", "network", "options", "outcome", "output", "values")),
+        "tests/mesh/cli/test_commands.py",
+    ),
+    # Both ends of the control socket are tested against each other.
+    **dict.fromkeys(
+        (f"mesh/control/{name}.py" for name in ("client", "locate", "operations", "server")),
+        "tests/mesh/control/test_control.py",
+    ),
 }
 
 

@@ -1,0 +1,60 @@
+"""Events, nodes and payloads as the JSON of the control socket and of ``--json``."""
+
+from __future__ import annotations
+
+import json
+from typing import get_args
+
+import pytest
+
+from mesh.control.values import event_document
+from mesh.events import (
+    AgentJoined,
+    AgentLeft,
+    EventsLost,
+    MeshEvent,
+    NodeFailed,
+    NodeJoined,
+    NodeLeft,
+    NodeSuspected,
+    NodeUpdated,
+    PartitionDetected,
+    PartitionHealed,
+)
+from mesh.types import AgentInfo, AgentNode, NodeStatus
+
+_NODE = AgentNode("n1", (7,), "127.0.0.1", 7946, ("work",), NodeStatus.ACTIVE, 5, {"zone": "eu"}, 3)
+_AGENT = AgentInfo(7, "n1", ("work",), name="worker")
+
+_EVENTS: dict[str, MeshEvent] = {
+    "node_joined": NodeJoined(_NODE),
+    "node_left": NodeLeft(_NODE),
+    "node_suspected": NodeSuspected(_NODE),
+    "node_failed": NodeFailed(_NODE),
+    "node_updated": NodeUpdated(_NODE),
+    "agent_joined": AgentJoined(_AGENT),
+    "agent_left": AgentLeft(_AGENT),
+    "partition_detected": PartitionDetected(("n2",), ("n1",)),
+    "partition_healed": PartitionHealed(("n2",), (), ("n1",)),
+    "events_lost": EventsLost(4),
+}
+
+
+def test_every_event_has_its_document() -> None:
+    """No kind of event is missing here, and so none is missing in the function."""
+    assert {type(found) for found in _EVENTS.values()} == set(get_args(MeshEvent))
+
+
+@pytest.mark.parametrize("name", _EVENTS)
+def test_an_event_is_json_under_its_name(name: str) -> None:
+    """The document says which event it is, survives JSON unchanged, and carries what the event is about."""
+    document = event_document(_EVENTS[name])
+
+    assert document["event"] == name
+    assert json.loads(json.dumps(document)) == document
+    if name.startswith("node_"):
+        assert document["node"]["node_id"] == "n1"
+    elif name.startswith("agent_"):
+        assert document["agent"]["agent_id"] == 7
+    else:
+        assert len(document) > 1
