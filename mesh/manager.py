@@ -296,15 +296,15 @@ class AgentNetworkManager:
             self._refuse(to_agent, from_agent, payload, ttl, priority)
         if headers:
             self._check_headers(headers, payload)
-        parcel = Parcel(to_agent, from_agent, MessageType.COMMAND, payload, priority, ttl, 0, headers)
         courier = self._runtime.courier
         if not ack:
-            receipt = courier.try_send(parcel)
+            receipt = courier.try_send(to_agent, from_agent, payload, priority, ttl, headers)
             if receipt is not None:
                 if courier.burst_is_over:
                     await asyncio.sleep(0)
                 return receipt
         _check_agent_id(to_agent)  # only now: there was no way to one that cannot be
+        parcel = Parcel(to_agent, from_agent, MessageType.COMMAND, payload, priority, ttl, 0, headers)
         return await courier.send(parcel, ack=ack, timeout_s=self._timeout_s if timeout is None else timeout)
 
     async def send_message(self, message: AgentMessage, *, ack: bool = False, timeout: float | None = None) -> Receipt:

@@ -12,6 +12,7 @@ and 200,000 messages a second; the ``F_*`` constants name the positions.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -66,7 +67,8 @@ _INT_MAX: Final = 2**63 - 1
 Message = list[Any]
 """One message in wire order; see the ``F_*`` positions."""
 
-_TYPES: Final = tuple(MessageType)
+#: Message types by their number on the wire.
+TYPES: Final = tuple(MessageType)
 _PRIORITIES: Final = tuple(Priority)
 
 
@@ -99,13 +101,35 @@ def decode_batch(body: bytes) -> Batch:
         raise RemoteProtocolError("messages body: priority is not one of the four")
     if type(messages) is not list or len(messages) > MESSAGES_MAX:
         raise RemoteProtocolError("messages body: not a list of messages, or too many")
-    for message in messages:
-        _check(message)
+    if not _all_plain(messages):
+        for message in messages:
+            _check(message)
     return Batch(life, base_ms, _PRIORITIES[priority], messages)
 
 
-# The types of a message without extras.  Comparing them as a list is one step of C where six checks would be six
-# of Python; this runs for every message.
+_BYTES: Final = frozenset({bytes})
+
+
+def _all_plain(messages: list[Any]) -> bool:
+    """Whether every message has seven fields of the right types and ranges and nothing else.
+
+    Nearly all batches are like that.  Making a typed array of a column refuses what is no integer or out of range,
+    in one step of C for the whole batch, where :func:`_check` takes several of Python for each message.
+    """
+    try:
+        columns = list(zip(*messages, strict=True))
+        if len(columns) != _REQUIRED_FIELDS:
+            return False
+        sequences, kinds, senders, receivers, flags, payloads, offsets = columns
+        for unsigned in (sequences, senders, receivers):
+            array("Q", unsigned)
+        array("q", flags)
+        array("q", offsets)
+        return max(array("B", kinds)) < len(TYPES) and _BYTES.issuperset(map(type, payloads))
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
 _PLAIN: Final = [int, int, int, int, int, bytes, int]
 
 
@@ -119,7 +143,7 @@ def _check(message: Any) -> None:
         _check_extras(message)
     sequence, kind, from_agent, to_agent, _, _, offset = message[:_REQUIRED_FIELDS]
     # MessagePack integers lie between -2**63 and 2**64 - 1.
-    if sequence < 0 or from_agent < 0 or to_agent < 0 or not 0 <= kind < len(_TYPES) or offset > _INT_MAX:
+    if sequence < 0 or from_agent < 0 or to_agent < 0 or not 0 <= kind < len(TYPES) or offset > _INT_MAX:
         raise RemoteProtocolError("message: a field is out of range")
 
 
@@ -179,7 +203,7 @@ def to_agent_message(message: Message, batch: Batch, origin: str, ttl: int, orig
     return AgentMessage(
         message[F_FROM],
         message[F_TO],
-        _TYPES[message[F_TYPE]],
+        TYPES[message[F_TYPE]],
         message[F_PAYLOAD],
         f"{origin_prefix}{message[F_SEQUENCE]:x}",
         batch.base_ms + message[F_OFFSET],

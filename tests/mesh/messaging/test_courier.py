@@ -155,18 +155,19 @@ async def test_sending_without_waiting() -> None:
     async with World() as world:
         world.agent("b", 7, inbox)
         courier = world["a"]
-        assert courier.try_send(command(7, b"no way known yet")) is None
+        assert courier.try_send(7, 1, b"no way known yet", Priority.NORMAL, 8) is None
         await courier.send(command(7, b"first"), ack=True, timeout_s=1)
-        receipt = courier.try_send(command(7, bytes(2 * BURST_BYTES)))
+        receipt = courier.try_send(7, 1, bytes(2 * BURST_BYTES), Priority.NORMAL, 8, {"kind": "bulk"})
         assert receipt is not None
         over = courier.burst_is_over
         await eventually(lambda: len(inbox.seen) == 2)
 
         assert receipt.message_id == inbox.seen[1].message_id
+        assert inbox.seen[1].headers == {"kind": "bulk"}
         assert (over, courier.burst_is_over) == (True, False)
         world.agent("b", 8)
         await courier.send(command(8, bytes(2 * INITIAL_WINDOW_BYTES)), ack=True, timeout_s=1)
-        assert courier.try_send(command(8)) is None
+        assert courier.try_send(8, 1, b"", Priority.NORMAL, 8) is None
 
 
 async def test_the_largest_message_arrives() -> None:
