@@ -70,6 +70,8 @@ if TYPE_CHECKING:
         Receipt,
     )
 
+    __version__: str
+
 __all__ = [
     "AgentError",
     "AgentHandle",

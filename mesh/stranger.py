@@ -36,7 +36,7 @@ async def knock(address: Address) -> tuple[str, bool]:
                 writer.close()
                 with contextlib.suppress(OSError):
                     await writer.wait_closed()
+    except TimeoutError:  # before OSError, of which it is one: silence is no refusal
+        return version, False
     except OSError:  # a TLS alert included
         return version, True
-    except TimeoutError:
-        return version, False
