@@ -364,7 +364,8 @@ def join_multicast(interface_address: str) -> None:
     """Join the mDNS group on an interface and leave it again.
 
     Raises:
-        OSError: It cannot be joined, the port cannot be shared, or there is no route to the group.
+        OSError: It cannot be joined, the port cannot be shared, there is no route to the group, or a packet filter
+            forbids it.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -374,7 +375,8 @@ def join_multicast(interface_address: str) -> None:
         membership = socket.inet_aton(_MDNS_GROUP) + socket.inet_aton(interface_address)
         probe.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
         probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(interface_address))
-        probe.connect((_MDNS_GROUP, _MDNS_PORT))  # sends nothing; asks the kernel for a route
+        probe.connect((_MDNS_GROUP, _MDNS_PORT))  # asks the kernel for a route
+        probe.send(bytes(12))  # an empty question, which everybody passes over: only sending asks the packet filter
 
 
 def check_seeds(seeds: Sequence[Address], authority: x509.Certificate | None, network: NetworkName) -> list[Finding]:

@@ -8,7 +8,7 @@ from support import eventually
 
 from gossip.discovery.advertise import Adapter
 from gossip.discovery.base import Announcement
-from gossip.discovery.responder import ZeroconfResponder
+from gossip.discovery.responder import ZeroconfResponder, _choose
 from gossip.discovery.txt import SERVICE_TYPE, decode, label
 from transport.types import Address, NetworkName, NodeId
 
@@ -108,3 +108,21 @@ async def test_ipv6_that_cannot_be_used_does_not_cost_ipv4(monkeypatch: pytest.M
         monkeypatch.undo()
     assert responder.sockets == 1
     await responder.close()
+
+
+async def test_a_packet_filter_that_forbids_multicast_is_an_os_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """zeroconf would go on as if it were heard; any other trouble with one packet is left to it."""
+
+    class Filtered(socket.socket):
+        error: OSError = PermissionError(1, "Operation not permitted")
+
+        def sendto(self, *arguments: object) -> int:
+            raise self.error
+
+    both = [Adapter("lo", 1, ("127.0.0.1",)), Adapter("v6", 1, ("fe80::1",))]
+    with monkeypatch.context() as patched:
+        patched.setattr("socket.socket", Filtered)
+        with pytest.raises(OSError, match="packet filter"):
+            _choose(both)
+        Filtered.error = BlockingIOError()
+        assert _choose(both)[0][0] == "127.0.0.1"
