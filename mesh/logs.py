@@ -27,6 +27,10 @@ __all__ = ["bind_node", "configure_logging", "get_logger"]
 #: Lines waiting for a slow terminal; about 2 MB.  Beyond it lines are dropped and counted.
 QUEUE_RECORDS_MAX: Final = 10_000
 
+#: Loggers of libraries of which only errors are shown.  What zeroconf warns of is either told in our own words by
+#: mesh.discovery, or is what anybody on the local network can provoke with a packet.
+_QUIET: Final = ("zeroconf",)
+
 #: How long leaving waits for the last lines to be written.
 STOP_WAIT_S: Final = 1.0
 
@@ -47,7 +51,7 @@ def configure_logging(
 ) -> Callable[[], None]:
     """Send the logs of this process to ``stream``; for programs that own the process, such as the CLI.
 
-    Libraries that peermesh uses are shown from ``warning`` up.
+    Libraries that peermesh uses are shown from ``warning`` up, zeroconf from ``error``.
 
     Args:
         level: Least severity of peermesh's own logs.
@@ -68,11 +72,11 @@ def configure_logging(
     writer.setFormatter(formatter)
     handler = _DroppingHandler()
     thread = threading.Thread(target=_write_all, args=(handler.records, writer), name="mesh-logs", daemon=True)
-    root, ours = logging.getLogger(), logging.getLogger("mesh")
-    before = root.level, ours.level
+    root = logging.getLogger()
+    levels: dict[str, int | str] = {"": logging.WARNING, "mesh": level.upper(), **dict.fromkeys(_QUIET, logging.ERROR)}
+    before = {name: logging.getLogger(name).level for name in levels}
     root.addHandler(handler)
-    root.setLevel(logging.WARNING)
-    ours.setLevel(level.upper())
+    _set_levels(levels)
     thread.start()
     stopped = False
 
@@ -83,8 +87,7 @@ def configure_logging(
         stopped = True
         atexit.unregister(stop)
         root.removeHandler(handler)
-        root.setLevel(before[0])
-        ours.setLevel(before[1])
+        _set_levels(before)
         try:
             handler.records.put(None, timeout=STOP_WAIT_S)
         except Full:
@@ -97,6 +100,11 @@ def configure_logging(
 
     atexit.register(stop)
     return stop
+
+
+def _set_levels(levels: Mapping[str, int | str]) -> None:
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def _write_all(records: Queue[logging.LogRecord | None], writer: logging.Handler) -> None:

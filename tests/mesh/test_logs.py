@@ -47,6 +47,7 @@ def test_libraries_are_shown_from_warning_up() -> None:
     stop = configure_logging("debug", "json", stream=stream)
     logging.getLogger("websockets").info("chatter")
     logging.getLogger("websockets").warning("trouble %d", 1)
+    logging.getLogger("zeroconf").warning("somebody sent nonsense")
     stop()
     assert [line["event"] for line in lines(stream)] == ["trouble 1"]
 
@@ -106,12 +107,12 @@ def test_a_record_says_where_it_was_logged(caplog: pytest.LogCaptureFixture) -> 
 
 def test_stopping_restores_what_was_there() -> None:
     """Handlers and levels are as before, so tests and hosts do not inherit them; stopping twice is harmless."""
-    root, ours = logging.getLogger(), logging.getLogger("mesh")
-    before = list(root.handlers), root.level, ours.level
+    root, others = logging.getLogger(), [logging.getLogger(name) for name in ("mesh", "zeroconf")]
+    before = list(root.handlers), root.level, [logger.level for logger in others]
     stop = configure_logging("debug", "json", stream=io.StringIO())
     stop()
     stop()
-    assert (list(root.handlers), root.level, ours.level) == before
+    assert (list(root.handlers), root.level, [logger.level for logger in others]) == before
 
 
 def test_a_stream_that_nobody_reads_does_not_hold_up_the_caller() -> None:
