@@ -85,6 +85,10 @@ class Host:
         """Pull or plug the cable, at the switch's end."""
         self._lan.switch_ip("link", "set", self.port, "up" if plugged else "down")
 
+    def nft(self, rules: str) -> None:
+        """Apply an nft script to its own packet filter."""
+        _run(*self.command(["nft", "-f", "-"]), stdin=rules)
+
     def command(self, command: Sequence[str]) -> list[str]:
         """The command line that runs ``command`` inside.
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+import avahi
 import pytest
 from netns import Host, Lan
+from printout import Line, Printout
 from support import ROOT, require_network_namespaces, require_tools
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
@@ -32,26 +31,14 @@ class _Node:
     """A running mdns_node.py and what it has printed so far."""
 
     def __init__(self, host: Host, name: str) -> None:
-        self.events: list[dict[str, Any]] = []
-        self._news = threading.Condition()
         self.process = host.start([sys.executable, str(_PROGRAM), name], stdout=subprocess.PIPE, cwd=ROOT)
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        self._out = Printout(self.process)
+        self.events = self._out.lines
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._news:
-                self.events.append(json.loads(line))
-                self._news.notify_all()
-
-    def expect(self, matches: Callable[[dict[str, Any]], bool], *, since: int = 0, timeout_s: float = 30.0) -> float:
+    def expect(self, matches: Callable[[Line], bool], *, since: int = 0, timeout_s: float = 30.0) -> float:
         """Wait for an event after the first ``since``; how many seconds that took."""
         begun = time.monotonic()
-        with self._news:
-            seen = self._news.wait_for(lambda: any(matches(event) for event in self.events[since:]), timeout_s)
-        assert seen, f"not seen; ended with {self.process.poll()}; last events: {self.events[-5:]}"
-        return time.monotonic() - begun
+        return self._out.expect(matches, since=since, timeout_s=timeout_s) - begun
 
     def wait_ticks(self, count: int) -> None:
         """Wait until it has printed its statistics so often again, which it does each 0.2 s."""
@@ -64,11 +51,11 @@ class _Node:
     def stop(self) -> None:
         self.process.terminate()
         assert self.process.wait(10.0) == 0
-        self._reader.join(5.0)
+        self._out.close()
         assert self.events[-1]["event"] == "closed"
 
 
-def _found(node: str, address: str) -> Callable[[dict[str, Any]], bool]:
+def _found(node: str, address: str) -> Callable[[Line], bool]:
     return lambda event: event["event"] == "found" and event["node"] == node and f"{address}:7946" in event["addresses"]
 
 
@@ -162,27 +149,13 @@ def test_a_taken_port_is_a_warning_and_is_retried(lan: Lan) -> None:
 
 def test_avahi_sees_the_service(lan: Lan) -> None:
     """What we announce is standard DNS-SD: another implementation lists and resolves it with its TXT record."""
-    require_tools("avahi-daemon", "avahi-browse", "dbus-daemon", "unshare", "mount")
+    avahi.require_avahi()
     left, right = lan.host("left"), lan.host("right")
     a = _Node(left, "planner-1")
     a.wait_available()
-    # A private /run, bus and daemon; all of it goes with the shell's process group.
-    script = """
-        mount -t tmpfs tmpfs /run && mkdir -p /run/dbus /run/avahi-daemon && chown avahi:avahi /run/avahi-daemon
-        dbus-daemon --system --nofork --nopidfile &
-        for i in $(seq 100); do [ -S /run/dbus/system_bus_socket ] && break; sleep 0.05; done
-        avahi-daemon --no-chroot --no-rlimits >/dev/null 2>&1 &
-        for i in $(seq 60); do
-            avahi-browse --parsable --resolve --terminate _peermesh._tcp 2>/dev/null
-            sleep 0.25
-        done
-    """
-    shell = right.start(["unshare", "--mount", "sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert shell.stdout is not None
-    resolved = next((line for line in shell.stdout if line.startswith("=") and ";IPv4;" in line), "")
-    fields = resolved.rstrip("\n").split(";")
-    assert fields[3].startswith("planner-1-lan-"), fields
-    assert fields[6].startswith("planner-1-lan-")
-    assert fields[7:9] == [left.address, "7946"]
-    assert {'"v=1"', '"net=lan"', '"id=planner-1"', '"inc=1"', '"port=7946"'} <= set(fields[9].split(" "))
+    seen = next(avahi.browse(right))
+    assert seen.instance.startswith("planner-1-lan-")
+    assert seen.host.startswith("planner-1-lan-")
+    assert (seen.address, seen.port) == (left.address, 7946)
+    assert seen.txt >= {"v=1", "net=lan", "id=planner-1", "inc=1", "port=7946"}
     a.stop()
