@@ -49,8 +49,11 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tests that share the machine's network configuration one after the other, on one worker."""
+    """Run the tests that share the machine's network configuration on one worker; give slow ones more time."""
     for item in items:
+        if item.get_closest_marker("slow") is not None and item.get_closest_marker("timeout") is None:
+            # They take seconds; on a machine that does other work as well, minutes.
+            item.add_marker(pytest.mark.timeout(300))
         if item.get_closest_marker("system") is not None:
             item.add_marker(pytest.mark.xdist_group("system"))
 

@@ -75,14 +75,25 @@ class ControlServer:
         Raises:
             ControlError: The socket cannot be made there.
         """
+        making = asyncio.ensure_future(asyncio.to_thread(_listening_socket, self._path))
         try:
-            listening = await asyncio.to_thread(_listening_socket, self._path)
+            listening = await asyncio.shield(making)
+        except asyncio.CancelledError:
+            # A thread cannot be stopped: wait for the socket, so that it can be closed.
+            await asyncio.wait([making])
+            if not making.cancelled() and making.exception() is None:
+                making.result().close()
+            raise
         except OSError as error:
             raise ControlError(
                 f"the control socket {self._path} cannot be made: {error.strerror or error}",
                 hint="check that the data directory is on a local file system that this user can write",
             ) from error
-        self._server = await asyncio.start_unix_server(self._accept, sock=listening, limit=LINE_BYTES_MAX)
+        # Started in a step of its own, so that no cancellation can come between the server's making and our having it.
+        self._server = await asyncio.start_unix_server(
+            self._accept, sock=listening, limit=LINE_BYTES_MAX, start_serving=False
+        )
+        await self._server.start_serving()
 
     async def close(self) -> None:
         """Stop listening, end every client's request and remove the socket."""
