@@ -238,11 +238,11 @@ def test_a_killed_node_is_noticed_and_comes_back(lan: Lan, start: Start) -> None
     b.leave()
 
 
-def test_a_host_without_multicast_joins_through_the_bootstrap_list(lan: Lan, start: Start) -> None:
-    """No multicast is a warning that says what is used instead, and never an error."""
+def _join_by_bootstrap(lan: Lan, start: Start, forbid: Callable[[Host], None]) -> list[Line]:
+    """Two nodes of which one was told of the other, and cannot use mDNS; the warnings that it logs."""
     require_tools("nft")
     a, c = start(lan.host("a"), "ada"), lan.host("c")
-    c.nft("table inet cloud {\n chain out {\n  type filter hook output priority 0; udp dport 5353 drop;\n }\n}\n")
+    forbid(c)
     e = start(c, "eve", "--bootstrap", f"wss://{a.ready['addresses'][0]}")
     a.expect("node_joined", "eve")
     e.expect("node_joined", "ada")
@@ -250,6 +250,18 @@ def test_a_host_without_multicast_joins_through_the_bootstrap_list(lan: Lan, sta
         assert node.members() == _one_view(a, e)
     e.leave()
     a.leave()
-    warnings = e.logs("warning")
+    return e.logs("warning")
+
+
+def test_a_host_that_may_not_multicast_joins_through_the_bootstrap_list(lan: Lan, start: Start) -> None:
+    """Forbidden multicast is a warning that says what is used instead, and never an error."""
+    rules = "table inet cloud {\n chain out {\n  type filter hook output priority 0; udp dport 5353 drop;\n }\n}\n"
+    warnings = _join_by_bootstrap(lan, start, lambda host: host.nft(rules))
     assert [line["event"] for line in warnings] == ["mdns unavailable"]
     assert "bootstrap list" in warnings[0]["effect"]
+
+
+def test_a_switch_that_swallows_multicast_hinders_nobody(lan: Lan, start: Start) -> None:
+    """No host can tell that from having no neighbours, so there is nothing to warn of; the bootstrap list works."""
+    rules = "table bridge cloud {\n chain cut {\n  type filter hook forward priority 0; udp dport 5353 drop;\n }\n}\n"
+    assert _join_by_bootstrap(lan, start, lambda _: lan.nft(rules)) == []
