@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol
 
@@ -114,6 +114,10 @@ class FakeLink:
         for future in waiting:
             if not future.done():
                 future.set_result(None)
+
+    def ask_turn(self, fill: Callable[[], None]) -> bool:
+        """See :class:`transport.link.Link`: this one has no sender of its own."""
+        return False
 
     async def wait_writable(self, lane: Lane) -> None:
         """See :class:`transport.link.Link`."""

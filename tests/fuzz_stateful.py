@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from gossip import codec
 from gossip.config import GossipConfig
@@ -310,6 +310,10 @@ class _Link:
         """See :class:`transport.link.Link`."""
         self.sent_bytes += wire.check_sendable(envelope)
         return SendOutcome.ACCEPTED
+
+    def ask_turn(self, fill: Callable[[], None]) -> bool:
+        """See :class:`transport.link.Link`."""
+        return False
 
     async def wait_writable(self, lane: Lane) -> None:
         """See :class:`transport.link.Link`."""

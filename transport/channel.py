@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from . import session as core
@@ -91,6 +92,7 @@ class ChannelLink:
         "__weakref__",
         "_channel",
         "_endpoint",
+        "_fill",
         "_finished",
         "_peer",
         "_queues",
@@ -133,6 +135,7 @@ class ChannelLink:
         self._peer: PeerInfo | None = None
         self._size_max = 0
         self._wake: asyncio.Future[None] | None = None
+        self._fill: Callable[[], None] | None = None
         # At most one entry for each caller that waits for room.
         self._writable: list[tuple[Lane, asyncio.Future[None]]] = []
         self._reason: tuple[CloseReason, str] | None = None
@@ -180,12 +183,21 @@ class ChannelLink:
             raise LocalProtocolError(f"envelope of {len(envelope.body)} bytes exceeds what {self.certified} accepts")
         if not self._queues.put(envelope, lane, key):
             return SendOutcome.FULL
+        self._wake_sender()
+        return SendOutcome.ACCEPTED
+
+    def ask_turn(self, fill: Callable[[], None]) -> bool:
+        """See :class:`transport.link.Link`."""
+        self._fill = fill
+        self._wake_sender()
+        return True
+
+    def _wake_sender(self) -> None:
         wake = self._wake
         if wake is not None:
             self._wake = None
             if not wake.done():
                 wake.set_result(None)
-        return SendOutcome.ACCEPTED
 
     async def wait_writable(self, lane: Lane) -> None:
         """See :class:`transport.link.Link`."""
@@ -355,6 +367,9 @@ class ChannelLink:
         envelopes_max, bytes_max = config.frame_envelopes_target, config.frame_bytes_target
         try:
             while True:
+                if self._fill is not None:
+                    fill, self._fill = self._fill, None
+                    fill()
                 if not queues.length:
                     if self._reason is not None:
                         break
@@ -407,11 +422,8 @@ class ChannelLink:
                     self._wake_writers()
                 case core.Abort(code, detail):
                     self.finish(close_reason(code), detail)
-        wake = self._wake
-        if wake is not None and effects:
-            self._wake = None
-            if not wake.done():
-                wake.set_result(None)
+        if effects:
+            self._wake_sender()
 
     def _open(self) -> None:
         session, hello = self._session, self._session.hello

@@ -11,7 +11,7 @@ happened, and the link's own task coalesces whatever is queued when the loop com
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -108,6 +108,17 @@ class Link(Protocol):
             envelope: Its size must be within the frame limit (``LocalProtocolError`` otherwise).
             lane: Which of the link's queues; a more urgent lane is drained first.
             key: If given, replaces a queued envelope of the same lane and key (a superseded value).
+        """
+        ...
+
+    def ask_turn(self, fill: Callable[[], None]) -> bool:
+        """Call ``fill`` once, right before the next frame is put together, so that it can still ``send`` into it.
+
+        For who gathers what to send during a turn of the loop: the link's own sender runs once for all of it, and no
+        further turn is spent on handing it over.  ``fill`` must not raise.
+
+        Returns:
+            ``False`` if the link does not do that; then the caller sends when it sees fit.
         """
         ...
 

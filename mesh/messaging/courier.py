@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -197,6 +198,7 @@ class Courier:
         dialogue = Dialogue(
             link, life=self._life, now_ms=self._now_ms, dirty=self._mark_dirty, window_bytes=self._window_bytes
         )
+        dialogue.fill = functools.partial(self._fill, dialogue)
         self._by_link[link] = dialogue
         self._dialogues[dialogue.node_id] = dialogue
         self.news()
@@ -473,19 +475,29 @@ class Courier:
     # --- flushing -----------------------------------------------------------------------------------------------
 
     def _mark_dirty(self, dialogue: Dialogue) -> None:
+        if dialogue.link.ask_turn(dialogue.fill):
+            return
         if not self._dirty:
-            asyncio.get_running_loop().call_soon(self.flush)
+            asyncio.get_running_loop().call_soon(self._flush_dirty)
         self._dirty.append(dialogue)
 
-    def flush(self) -> None:
-        """Hand what waits in all dialogues to their links; once a turn of the loop."""
-        self._burst_bytes = 0
+    def _flush_dirty(self) -> None:
         dirty, self._dirty = self._dirty, []
         for dialogue in dirty:
-            dialogue.flush()
-            if dialogue.is_congested and not dialogue.unsticking:
-                dialogue.unsticking = True
-                self._scope.spawn(self._unstick(dialogue), name=f"wait for room to {dialogue.node_id}")
+            self._fill(dialogue)
+
+    def flush(self) -> None:
+        """Hand what waits in all dialogues to their links, now."""
+        for dialogue in list(self._dialogues.values()):
+            self._fill(dialogue)
+
+    def _fill(self, dialogue: Dialogue) -> None:
+        """Hand what waits in one dialogue to its link; the link calls this when it is about to send."""
+        self._burst_bytes = 0
+        dialogue.flush()
+        if dialogue.is_congested and not dialogue.unsticking:
+            dialogue.unsticking = True
+            self._scope.spawn(self._unstick(dialogue), name=f"wait for room to {dialogue.node_id}")
 
     async def _unstick(self, dialogue: Dialogue) -> None:
         try:

@@ -109,6 +109,8 @@ class Dialogue:
         self.peer_life = -1
         # Set by the courier while a task of its waits for the link to have room.
         self.unsticking = False
+        # What the link calls when it is about to send; the courier's.
+        self.fill: Callable[[], None] = self.flush
 
     # --- sending ------------------------------------------------------------------------------------------------
 

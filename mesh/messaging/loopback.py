@@ -36,6 +36,10 @@ class LoopbackLink:
         if self.is_open:
             self._receive(self, envelopes)
 
+    def ask_turn(self, fill: Callable[[], None]) -> bool:  # noqa: ARG002 - protocol
+        """See :meth:`transport.link.Link.ask_turn`: there is no sender here to ask."""
+        return False
+
     async def wait_writable(self, lane: Lane) -> None:
         """See :meth:`transport.link.Link.wait_writable`; returns at once."""
 

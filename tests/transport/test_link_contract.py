@@ -80,6 +80,27 @@ async def test_what_is_sent_in_one_turn_of_the_loop_goes_as_one_frame(bed: Bed) 
     assert link.statistics()["frames_sent"] - before <= 3
 
 
+async def test_a_turn_that_was_asked_for_comes_before_the_next_frame(bed: Bed) -> None:
+    """What is gathered in the turn travels in that very frame, and the turn comes once."""
+    a, b = await bed.node("a"), await bed.node("b")
+    link = await a.dial(b)
+    await eventually(lambda: b.handler.opened)
+    frames = link.statistics()["frames_sent"]
+    turns = []
+
+    def fill() -> None:
+        turns.append(len(turns))
+        link.send(message(b"gathered"), Lane.NORMAL)
+
+    assert link.ask_turn(fill)
+    link.send(message(b"queued"), Lane.NORMAL)
+
+    await eventually(lambda: len(b.handler.received) == 2)
+    assert [envelope.body for envelope in b.handler.received] == [b"queued", b"gathered"]
+    assert turns == [0]
+    assert link.statistics()["frames_sent"] == frames + 1
+
+
 async def test_control_overtakes_what_is_queued(bed: Bed) -> None:
     """The control lane is delivered before user lanes that were filled earlier, and urgent before low."""
     a, b = await bed.node("a"), await bed.node("b")
