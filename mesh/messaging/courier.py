@@ -79,6 +79,9 @@ BURST_BYTES: Final = 128 * 1024
 # How often a waiting sender asks for a link again.
 LINK_RETRY_S: Final = 1.0
 
+# How much later than its deadline a call may end, so that many calls cost few looks at all of them.
+EXPIRY_STEP_S: Final = 0.005
+
 # What a named tuple's own constructor calls in the end; half its price, for every message.
 _new_tuple: Final = tuple.__new__
 
@@ -129,13 +132,14 @@ class Route:
 
 
 class _Call:
-    """A query that waits for its response."""
+    """A query that waits for its response until ``deadline``, on the loop's clock."""
 
-    __slots__ = ("dialogue", "future")
+    __slots__ = ("deadline", "dialogue", "future")
 
-    def __init__(self, future: asyncio.Future[bytes], dialogue: Dialogue) -> None:
+    def __init__(self, future: asyncio.Future[bytes], dialogue: Dialogue, deadline: float) -> None:
         self.future = future
         self.dialogue = dialogue
+        self.deadline = deadline
 
 
 class Courier:
@@ -177,6 +181,9 @@ class Courier:
         self._sequence = 0
         self._id_prefix = message_id_prefix(node_id, life)
         self._calls: dict[int, _Call] = {}
+        # One timer for all calls: one for each would be a tenth of what a request costs.
+        self._expiry_at = math.inf
+        self._expiry_timer: asyncio.TimerHandle | None = None
         self._routes: dict[int, Route] = {}
         # Who waits for an agent to be located or a node to be linked; woken at every change of either.
         self._news: list[asyncio.Future[None]] = []
@@ -333,8 +340,10 @@ class Courier:
         loop = asyncio.get_running_loop()
         sequence = self._next_sequence()
         future: asyncio.Future[bytes] = loop.create_future()
-        self._calls[sequence] = _Call(future, dialogue)
-        timer = loop.call_later(timeout_s, _expire, future)
+        deadline = loop.time() + timeout_s
+        self._calls[sequence] = _Call(future, dialogue, deadline)
+        if deadline < self._expiry_at:
+            self._expire_at(deadline)
         try:
             self._post(route, parcel, sequence, 0)
             return await future
@@ -345,8 +354,26 @@ class Courier:
                 hint="give it more time, or look at that node's handler",
             ) from None
         finally:
-            timer.cancel()
             del self._calls[sequence]
+
+    def _expire_at(self, deadline: float) -> None:
+        """Look for calls that are over at ``deadline``, and not before unless a shorter one comes."""
+        if self._expiry_timer is not None:
+            self._expiry_timer.cancel()
+        self._expiry_at = deadline
+        self._expiry_timer = asyncio.get_running_loop().call_at(deadline, self._expire_calls)
+
+    def _expire_calls(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._expiry_at, self._expiry_timer = math.inf, None
+        earliest = math.inf
+        for call in self._calls.values():
+            if call.deadline > now:
+                earliest = min(earliest, call.deadline)
+            elif not call.future.done():
+                call.future.set_exception(TimeoutError())
+        if earliest < math.inf:
+            self._expire_at(max(earliest, now + EXPIRY_STEP_S))
 
     def broadcast(self, parcel: Parcel) -> Receipt:
         """Send one message to every agent of every node; gossip carries it."""
@@ -701,6 +728,8 @@ class Courier:
         for call in self._calls.values():
             if not call.future.done():
                 call.future.set_exception(NetworkClosed("this node left the network before the response came"))
+        if self._expiry_timer is not None:
+            self._expiry_timer.cancel()
         self.news()
         for dialogue in list(self._dialogues.values()):
             dialogue.close()
@@ -727,6 +756,6 @@ def _text_of(error: BaseException) -> str:
         return "(its text cannot be read)"
 
 
-def _expire(future: asyncio.Future[int] | asyncio.Future[bytes]) -> None:
+def _expire(future: asyncio.Future[int]) -> None:
     if not future.done():
         future.set_exception(TimeoutError())

@@ -86,7 +86,7 @@ async def test_a_turn_that_was_asked_for_comes_before_the_next_frame(bed: Bed) -
     link = await a.dial(b)
     await eventually(lambda: b.handler.opened)
     frames = link.statistics()["frames_sent"]
-    turns = []
+    turns: list[int] = []
 
     def fill() -> None:
         turns.append(len(turns))
