@@ -60,13 +60,17 @@ demo: $(RUN) ## Start real nodes on this machine, send, broadcast, kill one, sho
 test: $(DEV) ## All tests in random order, and that each core has 100 % branch coverage
 	@rm -f $(VENV)/.coverage*
 	export COVERAGE_FILE="$(CURDIR)/$(VENV)/.coverage"
-	$(BIN)/pytest -n $(JOBS) --dist loadgroup --cov --cov-report= $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist loadgroup -m "not large" --cov --cov-report= $(ARGS)
 	$(BIN)/coverage json --quiet -o $(VENV)/coverage.json
 	$(BIN)/python scripts/check_core_coverage.py $(VENV)/coverage.json
 
 .PHONY: test-fast
 test-fast: $(DEV) ## All tests that take no more than a moment and need no privileges; no coverage
-	@$(BIN)/pytest -n $(JOBS) --dist loadgroup -m "not slow and not system" $(ARGS)
+	@$(BIN)/pytest -n $(JOBS) --dist loadgroup -m "not slow and not large and not system" $(ARGS)
+
+.PHONY: test-large
+test-large: $(DEV) ## The simulations of a thousand nodes that `make test` leaves out; `make sim` has more
+	@$(BIN)/pytest -n $(JOBS) -m large --timeout 600 $(ARGS)
 
 .PHONY: test-all-pythons
 test-all-pythons: ## make test on Python 3.11, 3.12 and 3.13, each in an environment of its own

@@ -103,8 +103,8 @@ def encode_response(response: Response) -> bytes:
             return _line({"item": value})
         case End():
             return _line({"end": True})
-        case Failure(error):
-            return _line({"error": error_document(error)})
+        case _:
+            return _line({"error": error_document(response.error)})
 
 
 def decode_response(line: bytes) -> Response:

@@ -148,7 +148,7 @@ def test_equal_seeds_give_equal_runs() -> None:
     assert runs[0] == runs[1]
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.timeout(300)
 def test_a_thousand_nodes() -> None:
     """Join within ten seconds, lose nine of ten right after, and be one again."""

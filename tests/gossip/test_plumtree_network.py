@@ -39,11 +39,11 @@ def mean_redundancy(rounds: list[Round]) -> float:
     return sum(r.redundancy for r in rounds) / len(rounds)
 
 
-SIZES = [pytest.param(100), pytest.param(1000, marks=pytest.mark.slow)]
+SIZES = [pytest.param(100), pytest.param(1000, marks=pytest.mark.large)]
 
 
 @pytest.mark.parametrize(
-    ("nodes", "seed"), [(100, 1), (100, 2), (100, 3), pytest.param(1000, 1, marks=pytest.mark.slow)]
+    ("nodes", "seed"), [(100, 1), (100, 2), (100, 3), pytest.param(1000, 1, marks=pytest.mark.large)]
 )
 def test_random_senders(nodes: int, seed: int) -> None:
     """Everybody gets everything once, soon, at little more than one copy each."""
