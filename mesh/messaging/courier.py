@@ -106,12 +106,13 @@ class Parcel(NamedTuple):
 
     def message(self, sequence: int, flags: int, now_ms: int) -> Message:
         """The message in wire order; fields that are empty are left off at the end."""
-        offset = self.timestamp_ms - now_ms if self.timestamp_ms else 0
-        message: Message = [sequence, int(self.kind), self.from_agent, self.to_agent, flags, self.payload, offset]
-        if self.group is not None:
-            message += [None, dict(self.headers) if self.headers else None, self.group]
-        elif self.headers:
-            message += [None, dict(self.headers)]
+        to_agent, from_agent, kind, payload, _, _, timestamp_ms, headers, group = self
+        offset = timestamp_ms - now_ms if timestamp_ms else 0
+        message: Message = [sequence, int(kind), from_agent, to_agent, flags, payload, offset]
+        if group is not None:
+            message += [None, dict(headers) if headers else None, group]
+        elif headers:
+            message += [None, dict(headers)]
         return message
 
 
@@ -345,7 +346,8 @@ class Courier:
         if deadline < self._expiry_at:
             self._expire_at(deadline)
         try:
-            self._post(route, parcel, sequence, 0)
+            message = parcel.message(sequence, 0, self._now_ms() if parcel.timestamp_ms else 0)
+            route.window.sent_bytes += dialogue.post(message, parcel.priority, parcel.ttl)
             return await future
         except TimeoutError:
             raise RequestTimeout(
@@ -667,9 +669,15 @@ class Courier:
         if result is None:
             result = b""
         if isinstance(result, bytes) and len(result) <= PAYLOAD_BYTES_MAX:
-            message = delivery.message
-            parcel = Parcel(raw[F_FROM], raw[F_TO], MessageType.RESPONSE, result, message.priority, message.ttl)
-            self._respond(flow.dialogue, raw[F_SEQUENCE], parcel, 0)
+            dialogue = flow.dialogue
+            if dialogue.is_open:
+                # As _respond, without a parcel: every answer to a request passes here.
+                self._sequence = sequence = self._sequence + 1
+                query = delivery.message
+                answer: Message = [sequence, _RESPONSE, raw[F_TO], raw[F_FROM], 0, result, 0, raw[F_SEQUENCE]]
+                dialogue.post(answer, query.priority, query.ttl)
+            else:
+                self.counters["dropped_no_link"] += 1
         else:
             self._refuse_result(flow.dialogue, raw, result)
         return flow.dialogue.wait_room() if flow.dialogue.is_congested else None
