@@ -95,6 +95,8 @@ _REPAIR_S: Final = 0.1
 _REPAIR_LAZY_S: Final = 1.0
 #: Refusals in a row after which a node with few neighbours asks with priority.
 _REFUSALS_MAX: Final = 3
+#: How long a link that carried nothing but gossip is kept when it is no neighbour's.
+_UNUSED_LINK_S: Final = 5.0
 #: Round trips remembered; the oldest measurement is forgotten first.
 _RTTS_MAX: Final = 256
 
@@ -269,7 +271,8 @@ class HyParView:
     def _opened(self, event: LinkOpened) -> None:
         peer = event.peer
         dial = self._dials.pop(peer, None)
-        self._links[peer] = _Link(self._now)
+        # Nobody used it yet: what it was opened for, a probe or a request, is over in moments.
+        self._links[peer] = _Link(self._now - self._config.idle_link_s + _UNUSED_LINK_S)
         self._contacts.reached(peer)
         if len(self._links) > self._config.links_max:
             self._close_idlest()
@@ -390,7 +393,7 @@ class HyParView:
         if not self._active:
             self._shuffle_s = self._config.shuffle_interval_s_min  # what we knew of the network is out of date
         if (link := self._links.get(peer)) is not None:
-            link.used_at = self._now
+            link.used_at = max(link.used_at, self._now - self._config.idle_link_s + _UNUSED_LINK_S)
 
     def _part(self, peer: NodeId, instead: NodeId | None = None) -> None:
         """Give up a neighbour, which may ask ``instead``."""

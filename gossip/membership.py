@@ -14,9 +14,11 @@ Motivala 2002); that a peer's "dead" arriving with a table exchange counts as su
 Just after our own event loop stood still, a link that broke says more about us than about the peer: nobody is accused
 for it unless the redial fails as well, suspicions run longer, and a refused dial does not cut them short.
 
-Dissemination: what a node itself found out goes to all its links, what it heard goes on to a few at random; the
-accused is always told.  Beneath this, heartbeats carry the table's digest, and two nodes whose digests stay
-different exchange what differs (three bodies: digest, states + want, states), at most one exchange per interval.
+Dissemination: what a node itself found out goes to all its *neighbours* (the overlay's active view), what it heard goes
+on to a few of them at random; the accused is always told.  Beneath this, heartbeats to the neighbours carry the table's
+digest, and two nodes whose digests stay different exchange what differs (three bodies: digest, states + want, states),
+at most one exchange per interval.  Links outside the active view show that their peers live, and when they open two
+tables are compared; afterwards their own keepalive is all that passes, so that what a node costs does not grow with N.
 News are therefore an optimisation that may be lost, and anti-entropy is what makes tables converge.
 
 What a process must never do is argue with its successor: a claim about its own node id with a higher life means
@@ -66,6 +68,8 @@ from .events import (
     MemberForgotten,
     MemberState,
     MetaChanged,
+    NeighborDown,
+    NeighborUp,
     Persist,
     ProbeFailed,
     Received,
@@ -133,6 +137,8 @@ class MembershipCore:
         self._now = 0.0
         self._effects: list[Effect] = []
         self._links: dict[NodeId, _Link] = {}
+        # The overlay's active view; each of them is linked, or about to be taken out.
+        self._neighbors: dict[NodeId, None] = {}
         self._outbox: dict[NodeId, _News] = {}
         self._suspicions: dict[NodeId, Suspicion] = {}
         self._suspicion_timers: dict[int, NodeId] = {}
@@ -200,6 +206,10 @@ class MembershipCore:
                 if (link := self._links.get(event.peer)) is not None:
                     link.silent = True
                 self._accuse(event.peer)
+            case NeighborUp():
+                self._neighbors[event.peer] = None
+            case NeighborDown():
+                self._neighbors.pop(event.peer, None)
             case Stalled():
                 self._stalled(event.duration_s)
             case MetaChanged():
@@ -286,8 +296,16 @@ class MembershipCore:
             return
         if claim.state is MemberState.DEAD and how is not _How.OWN and before is not None:
             proven = how is _How.NEWS and not self._is_heard(claim)
-            if not proven and before.state is not MemberState.DEAD:
-                claim = replace(claim, state=MemberState.SUSPECT)
+            if before.state is not MemberState.DEAD and not (proven and self._is_ripe(claim)):
+                self._believe(before, replace(claim, state=MemberState.SUSPECT), source, how, accusers)
+                if proven:
+                    self._hurry(claim.node_id)
+                return
+        self._believe(before, claim, source, how, accusers)
+
+    def _believe(
+        self, before: Member | None, claim: Member, source: NodeId | None, how: _How, accusers: tuple[NodeId, ...]
+    ) -> None:
         after = self.table.join(claim)
         if after is not None:
             self._store(before, after, source, to_all=how is _How.OWN, accusers=accusers)
@@ -403,6 +421,22 @@ class MembershipCore:
         self._tell(claim.node_id, heard_from, to_all=source is None, details=False)
         return True
 
+    def _is_ripe(self, claim: Member) -> bool:
+        """Whether we have suspected this process for so long that its refutation would have come.
+
+        Where a partition has just ended, its other side's news of deaths come before those who are meant know of them.
+        """
+        suspicion, member = self._suspicions.get(claim.node_id), self.table.get(claim.node_id)
+        if suspicion is None or member is None or member.incarnation != claim.incarnation:
+            return False
+        return self._now >= suspicion.since + self._config.suspicion_refused_s / 2
+
+    def _hurry(self, peer: NodeId) -> None:
+        """Somebody had reason to call ``peer`` dead: unless it refutes soon, so do we."""
+        if (suspicion := self._suspicions.get(peer)) is not None:
+            suspicion.cut(max(self._now, suspicion.since + self._config.suspicion_refused_s))
+            self._rearm(peer, suspicion)
+
     def _all_named(self, peer: NodeId, accusers: tuple[NodeId, ...]) -> bool:
         """Whether the accusers are all that we know of: then whoever named them needs no telling."""
         suspicion = self._suspicions.get(peer)
@@ -461,11 +495,12 @@ class MembershipCore:
         self._tick_token = self._set_timer(self._config.heartbeat_interval_s * self._rng.uniform(0.9, 1.1))
         self._effects += [MemberForgotten(member) for member in self.table.reap(self._now)]
         heartbeat = encode(self._heartbeat())
-        for peer, link in self._links.items():
+        for link in self._links.values():
             self._allow(link)
-            self._effects.append(Send(peer, heartbeat, key="heartbeat"))
+        neighbors = [peer for peer in self._neighbors if peer in self._links]
+        self._effects += [Send(peer, heartbeat, key="heartbeat") for peer in neighbors]
         # Twice in a row, because news that are under way explain a single difference.
-        differing = [peer for peer, link in self._links.items() if link.differs >= 2]
+        differing = [peer for peer in neighbors if self._links[peer].differs >= 2]
         if differing and self._now >= self._sync_at:
             # Late by half an interval at most: the ticks are jittered.
             intervals = max(1, (len(self.table) - 1).bit_length() - 4)
@@ -483,10 +518,11 @@ class MembershipCore:
         """Send what is new: one body per peer and chunk, equal bodies encoded once."""
         outbox, self._outbox = self._outbox, {}
         changed = {n: member for n in outbox if (member := self.table.known(n)) is not None}
-        peers = list(self._links)
-        few = peers
-        if len(peers) > self._config.forward_fanout:
-            few = self._rng.sample(peers, self._config.forward_fanout)
+        few = neighbors = [peer for peer in self._neighbors if peer in self._links]
+        if len(neighbors) > self._config.forward_fanout:
+            few = self._rng.sample(neighbors, self._config.forward_fanout)
+        # Whoever the news are about hears them too, if there is a link.
+        peers = neighbors + [n for n in changed if n in self._links and n not in self._neighbors]
         chosen = frozenset(few)
         encoded: dict[tuple[NodeId, ...], list[bytes]] = {}
         for peer in peers:
@@ -494,7 +530,7 @@ class MembershipCore:
                 node_id
                 for node_id, news in outbox.items()
                 if node_id in changed
-                and (news.to_all or node_id == peer or peer in chosen)
+                and (node_id == peer or peer in chosen or (news.to_all and peer in self._neighbors))
                 and peer not in news.heard_from
             )
             if not told:

@@ -16,7 +16,6 @@ from typing import Final
 from transport.types import NodeId
 from transport.wire import Kind
 
-from .broadcast import BroadcastCore
 from .config import GossipConfig
 from .events import (
     BroadcastRequested,
@@ -28,20 +27,23 @@ from .events import (
     Member,
     MemberChanged,
     MemberForgotten,
+    NeighborDown,
+    NeighborUp,
     ProbeFailed,
     Received,
     RttMeasured,
     SetTimer,
     TimerFired,
 )
+from .hyparview import HyParView
 from .membership import MembershipCore
-from .overlay import FullMesh
 from .partition import PartitionCore
+from .plumtree import PlumtreeCore
 from .swim import SwimCore
 
 # Timer tokens outside: the core's own, times the number of cores, plus which core it is.
-_MEMBERSHIP, _OVERLAY, _SWIM, _PARTITION = range(4)
-_CORES: Final = 4
+_MEMBERSHIP, _OVERLAY, _SWIM, _PARTITION, _BROADCAST = range(5)
+_CORES: Final = 5
 
 
 class GossipCore:
@@ -55,10 +57,10 @@ class GossipCore:
 
     def __init__(self, self_member: Member, config: GossipConfig, rng: random.Random) -> None:
         self._membership = MembershipCore(self_member, config, rng)
-        self._overlay = FullMesh(self_member.node_id, self._membership.table, config, rng)
+        self._overlay = HyParView(self_member.node_id, self._membership.table, config, rng)
         self._swim = SwimCore(self_member.node_id, self._membership.table, config, rng)
         self._partition = PartitionCore(self_member.node_id, self._membership.table, config)
-        self._broadcast = BroadcastCore(self_member, config)
+        self._broadcast = PlumtreeCore(self_member, config, rng)
 
     @property
     def me(self) -> Member:
@@ -110,11 +112,11 @@ class GossipCore:
                 self._received(event, effects, now)
             case BroadcastRequested():
                 if not self.ended:
-                    effects = self._broadcast.handle(event, now)
+                    self._route(_BROADCAST, self._broadcast.handle(event, now), effects, now)
             case TimerFired():
                 self._timer(event.token, effects, now)
             case _:
-                self._broadcast.handle(event, now)
+                self._route(_BROADCAST, self._broadcast.handle(event, now), effects, now)
                 ended = self.ended
                 # Probing first: after a stall it must forget before anybody concludes, and a redial comes at once.
                 if not ended:
@@ -129,7 +131,9 @@ class GossipCore:
             case Kind.MEMBERSHIP:
                 self._route(_MEMBERSHIP, self._membership.handle(event, now), effects, now)
             case Kind.BROADCAST if not self.ended:
-                effects += self._broadcast.handle(event, now)
+                self._route(_BROADCAST, self._broadcast.handle(event, now), effects, now)
+            case Kind.OVERLAY if not self.ended:
+                self._route(_OVERLAY, self._overlay.handle(event, now), effects, now)
             case Kind.PROBE if not self.ended:
                 self._route(_SWIM, self._swim.handle(event, now), effects, now)
             case _:
@@ -143,6 +147,8 @@ class GossipCore:
             pass
         elif which == _OVERLAY:
             self._route(which, self._overlay.handle(TimerFired(token), now), effects, now)
+        elif which == _BROADCAST:
+            self._route(which, self._broadcast.handle(TimerFired(token), now), effects, now)
         elif which == _SWIM:
             self._route(which, self._swim.handle(TimerFired(token), now), effects, now)
         else:
@@ -182,6 +188,10 @@ class GossipCore:
                     self._route(_MEMBERSHIP, self._membership.handle(Doubted(effect.peer), now), effects, now)
                 case ProbeFailed():
                     self._route(_MEMBERSHIP, self._membership.handle(effect, now), effects, now)
+                case NeighborUp() | NeighborDown():
+                    self._route(_MEMBERSHIP, self._membership.handle(effect, now), effects, now)
+                    self._route(_SWIM, self._swim.handle(effect, now), effects, now)
+                    self._route(_BROADCAST, self._broadcast.handle(effect, now), effects, now)
                 case LinkWanted() | RttMeasured():
                     self._route(_OVERLAY, self._overlay.handle(effect, now), effects, now)
                 case _:

@@ -53,6 +53,7 @@ from .events import (
     Persist,
     Received,
     Send,
+    SendDropped,
     SetTimer,
     Stalled,
     Started,
@@ -182,6 +183,7 @@ class GossipService:
         self._backlog: deque[tuple[Event, Link | None]] = deque()
         # ... and effects of the event before, the rest of a list (bounded by what one event can cause).
         self._held: deque[Effect] = deque()
+        self._dropped: list[Send] = []  # of the effects being executed
         self._writing = False
         self._closed = False
         self._superseded = False
@@ -426,14 +428,22 @@ class GossipService:
                 # Other events are few: one per link, dial, timer or call.
                 self._backlog.append((event, link))
             return
+        self._handle(event)
+
+    def _handle(self, event: Event) -> None:
         self._execute(self._core.handle(event, self._clock.monotonic()))
+        if self._dropped:
+            dropped, self._dropped = self._dropped, []
+            for send in dropped:
+                # What a dropped body leads to is an announcement after a pause, never the same body at once.
+                self._feed(SendDropped(send))
 
     def _drain(self) -> None:
         """Give the core what waited."""
         while self._backlog and not self._writing and not self._closed:
             event, link = self._backlog.popleft()
             try:
-                self._execute(self._core.handle(event, self._clock.monotonic()))
+                self._handle(event)
             except RemoteProtocolError as error:
                 self._counters["peer_errors"] += 1
                 if link is not None:
@@ -466,8 +476,11 @@ class GossipService:
                 self._listener.broadcast_received(effect)
             case Unlink():
                 if (link := self._links.get(effect.peer)) is not None:
-                    self._unlinked = link
-                    link.close(CloseReason.DUPLICATE_NODE, effect.why)
+                    if effect.idle:
+                        link.close(CloseReason.IDLE, effect.why)
+                    else:
+                        self._unlinked = link
+                        link.close(CloseReason.DUPLICATE_NODE, effect.why)
             case PartitionDetected() | PartitionHealed():
                 self._partition_changed(effect)
             case Persist():
@@ -488,6 +501,7 @@ class GossipService:
         outcome = link.send(Envelope(effect.kind, effect.ttl, None, None, effect.body), lane, key=effect.key)
         if outcome is SendOutcome.FULL:
             self._counters["sends_dropped_full"] += 1
+            self._dropped.append(effect)
         elif outcome is SendOutcome.CLOSED:
             self._counters["sends_dropped_no_link"] += 1
 

@@ -61,6 +61,8 @@ from .events import (
     LinkWanted,
     Member,
     MemberState,
+    NeighborDown,
+    NeighborUp,
     ProbeFailed,
     Received,
     RttMeasured,
@@ -78,6 +80,9 @@ from .vivaldi import Coordinate, Vivaldi
 RELAYS_MAX: Final = 64
 #: A helper nacks before the asking node gives up waiting for it (memberlist's figure).
 _NACK_PART: Final = 0.8
+#: How many probe intervals between two pings in turn: heartbeats show that neighbours live, and the round trips of
+#: six of them are known well enough when each is measured every ten seconds.
+_TURN_INTERVALS: Final = 1.5
 #: For how many cold intervals a member that we cannot dial, though it lives, is left to others.
 _UNDIALLABLE_ROUNDS: Final = 10
 _NONE: Final = -1
@@ -131,6 +136,8 @@ class SwimCore:
         self._effects: list[Effect] = []
         # When each linked peer was last heard, in the order in which the links opened.
         self._heard: dict[NodeId, float] = {}
+        # The overlay's active view: who is expected to say something once a second.
+        self._neighbors: dict[NodeId, None] = {}
         self._round: list[NodeId] = []
         self._cold_round: list[NodeId] = []
         self._probes: dict[int, _Probe] = {}
@@ -184,6 +191,11 @@ class SwimCore:
                 self._lost(event)
             case DialFailed():
                 self._dial_failed(event)
+            case NeighborUp():
+                self._neighbors[event.peer] = None
+                self.heard(event.peer, now)  # until now nobody owed us a heartbeat
+            case NeighborDown():
+                self._neighbors.pop(event.peer, None)
             case Stalled():
                 self._stalled(event.duration_s)
             case _:
@@ -297,10 +309,10 @@ class SwimCore:
         patience = self.awareness + 1
         silence_s = self._config.probe_silence_intervals * self._config.heartbeat_interval_s
         silent_since = self._now - silence_s * patience
-        for peer in [peer for peer, at in self._heard.items() if at < silent_since]:
+        for peer in [peer for peer in self._neighbors if self._heard.get(peer, self._now) < silent_since]:
             self._ping(peer)
         if self._now >= self._probe_at:
-            self._probe_at = self._now + self._config.probe_interval_s * patience * 0.95
+            self._probe_at = self._now + _TURN_INTERVALS * self._config.probe_interval_s * patience * 0.95
             if (target := self._next_linked()) is not None:
                 self._ping(target)
         if self._now >= self._cold_at:
@@ -313,11 +325,11 @@ class SwimCore:
     def _next_linked(self) -> NodeId | None:
         """The next neighbour of a shuffled round, so that each is pinged once before any is pinged twice."""
         if not self._round:
-            self._round = list(self._heard)
+            self._round = list(self._neighbors)
             self._rng.shuffle(self._round)
         while self._round:
             peer = self._round.pop()
-            if peer in self._heard:
+            if peer in self._neighbors and peer in self._heard:
                 return peer
         return None
 

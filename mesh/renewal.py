@@ -39,6 +39,9 @@ _REFUSED: Final = 2
 ANSWER_TIMEOUT_S: Final = 10.0
 # After a round in which nobody helped; well below the third of the certificate's life that is left.
 RETRY_S: Final = 60.0
+#: How long, and in how many looks, a link to an issuer may take to open.
+LINK_TRY_S: Final = 0.25
+LINK_TRIES: Final = 12
 
 
 class Renewal:
@@ -103,7 +106,7 @@ class Renewal:
             return await in_thread(renew, self._directory, now=self._now())
         request = await in_thread(make_renewal_request, self._directory)
         failure: Exception = MeshError("no member that can issue certificates is linked")
-        for link in self._issuers():
+        for link in await self._linked_issuers():
             future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
             self._answer = (link, future)
             link.send(_envelope(_ASK, request), Lane.CONTROL)
@@ -116,6 +119,14 @@ class Renewal:
             finally:
                 self._answer = None
         raise failure
+
+    async def _linked_issuers(self) -> Sequence[Link]:
+        """Links to members that can issue; where there is none, asking for them has one opened."""
+        for _ in range(LINK_TRIES):
+            if links := self._issuers():
+                return links
+            await asyncio.sleep(LINK_TRY_S)
+        return ()
 
     def received(self, link: Link, envelope: Envelope) -> None:
         """A ``RENEWAL`` envelope arrived.

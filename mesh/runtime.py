@@ -268,7 +268,11 @@ class Runtime:
         return link
 
     def _seed_linked(self, address: Address) -> bool:
-        return self._seed_nodes.get(address) in self.gossip.links
+        node_id = self._seed_nodes.get(address)
+        # In a large network most nodes have no link to the seed; while gossip says that it lives, that is enough.
+        return node_id in self.gossip.links or (
+            node_id is not None and bool(self.gossip.links) and self._is_live(node_id)
+        )
 
     # --- stopping -----------------------------------------------------------------------------------------------
 
@@ -385,7 +389,7 @@ class Runtime:
 
     def _peers_missing(self) -> bool:
         live = sum(1 for member in self.gossip.members() if member.state in _LIVE)
-        return len(self.gossip.links) + 1 < max(2, live)
+        return len(self.gossip.links) < max(1, min(live - 1, self._config.gossip_config().active_view_min))
 
     def _interfaces_changed(self, interfaces: Interfaces) -> None:
         del interfaces  # `addresses` reads them from the watcher
@@ -476,8 +480,10 @@ class Runtime:
         self._contexts.reload(credentials)
 
     def _issuers(self) -> list[Link]:
-        links = self.gossip.links
-        return [links[NodeId(node_id)] for node_id in self.view.issuers() if node_id in links]
+        links, issuers = self.gossip.links, [NodeId(node_id) for node_id in self.view.issuers()]
+        if issuers and not any(node_id in links for node_id in issuers):
+            self.gossip.want_link(self._rng.choice(issuers))
+        return [links[node_id] for node_id in issuers if node_id in links]
 
     async def invite(self, *, ttl_s: float, uses: int) -> str:
         """Make a join token; see :meth:`mesh.manager.AgentNetworkManager.invite`."""

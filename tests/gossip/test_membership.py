@@ -23,6 +23,8 @@ from gossip.events import (
     MemberForgotten,
     MemberState,
     MetaChanged,
+    NeighborDown,
+    NeighborUp,
     Persist,
     ProbeFailed,
     Received,
@@ -68,8 +70,11 @@ class Node:
         self.effects += effects
         return effects
 
-    def link(self, peer: str, life: int = LIFE, refutations: int = 0) -> list[Effect]:
-        return self.feed(LinkOpened(NodeId(peer), make_incarnation(life, refutations), ()))
+    def link(self, peer: str, life: int = LIFE, refutations: int = 0, *, neighbor: bool = True) -> list[Effect]:
+        effects = self.feed(LinkOpened(NodeId(peer), make_incarnation(life, refutations), ()))
+        if neighbor:
+            effects += self.feed(NeighborUp(NodeId(peer)))
+        return effects
 
     def hear(self, peer: str, body: Body) -> list[Effect]:
         return self.feed(Received(NodeId(peer), encode(body)))
@@ -122,6 +127,32 @@ def test_a_new_peer_is_news_for_all_others_and_hears_a_heartbeat() -> None:
 
     assert told(node, "a", later) == [("b", ALIVE)]
     assert told(node, "b", later) == []
+
+
+def test_a_link_outside_the_active_view_carries_nothing_but_what_concerns_its_peer() -> None:
+    """No heartbeats and no news of others; but its loss is evidence like any other's."""
+    node = Node("b")
+    node.feed(Started())
+    node.link("c", neighbor=False)
+    node.effects.clear()
+
+    node.link("d")
+    node.fire(5.0)
+
+    sent_to = [e.peer for e in node.effects if isinstance(e, Send)]
+    assert "b" in sent_to
+    assert "c" not in sent_to
+    node.feed(NeighborUp(NodeId("c")))
+    node.feed(NeighborDown(NodeId("b")))
+    node.effects.clear()
+    node.fire(8.0)
+    sent_to = [e.peer for e in node.effects if isinstance(e, Send)]
+    assert "c" in sent_to
+    assert "b" not in sent_to
+
+    node.feed(LinkLost(NodeId("b")))
+
+    assert node.core.table[NodeId("b")].state is SUSPECT
 
 
 def test_a_lost_link_is_suspicion_and_then_death() -> None:
@@ -306,9 +337,12 @@ def test_a_suspect_with_an_open_link_is_reminded_not_buried() -> None:
 
 
 def test_dead_by_hearsay_depends_on_how_it_was_heard() -> None:
-    """By news it is believed unless we are linked; by a table exchange it is only suspicion; unknown it is buried."""
+    """News of a death are believed of an old suspect without a link; else it is suspicion; unknown it is buried."""
     node = Node("a", "b", "c")
-    node.news(member("x"), member("y"))
+    node.news(member("x", SUSPECT), member("y"))
+    node.news(member("x", DEAD), member("b", DEAD))
+    assert (node.state("x"), node.state("b")) == (SUSPECT, SUSPECT)
+    node.now += 0.6
     node.news(member("x", DEAD), member("b", DEAD))
     assert (node.state("x"), node.state("b")) == (DEAD, SUSPECT)
 
@@ -318,6 +352,19 @@ def test_dead_by_hearsay_depends_on_how_it_was_heard() -> None:
     assert node.core.table.known(NodeId("never")) == member("never", DEAD)
     node.news(member("never"))
     assert node.state("never") is None
+
+
+def test_news_of_a_death_that_nobody_suspected_here_leave_a_second_to_refute() -> None:
+    """As where a partition ends: its other side's conclusions come before the living heard of them."""
+    node = Node("a", "b")
+    node.news(member("x"), member("y"))
+    node.news(member("x", DEAD), member("y", DEAD))
+    assert (node.state("x"), node.state("y")) == (SUSPECT, SUSPECT)
+
+    node.news(member("y", refutations=1))
+    node.fire(node.now + 1.1)
+
+    assert (node.state("x"), node.state("y")) == (DEAD, ALIVE)
 
 
 def test_a_higher_incarnation_takes_a_suspicion_back() -> None:
@@ -431,7 +478,8 @@ def test_an_older_process_is_told_and_sent_away() -> None:
 def test_whoever_we_believe_dead_is_told_on_contact() -> None:
     """On opening a link and with each heartbeat after the first, so that it can refute."""
     node = Node("a")
-    node.news(member("x"))
+    node.news(member("x", SUSPECT))
+    node.now += 0.6
     node.news(member("x", DEAD))
     assert told(node, "x", node.link("x")) == [("x", DEAD)]
 
@@ -587,8 +635,8 @@ def test_a_change_that_was_forgotten_meanwhile_is_not_told() -> None:
     """With retention of nothing a death may be forgotten before it is news."""
     node = Node("a", dead_retention_s=0, tombstone_s=0)
     node.feed(Started())
-    node.news(member("x"))
-    node.fire(node.now + 0.05)
+    node.news(member("x", SUSPECT))
+    node.fire(node.now + 0.6)
     tick = min(node.timers)[0]
     node.now = tick - 0.001
     node.news(member("x", DEAD))

@@ -11,6 +11,7 @@ from gossip.events import (
     Deliver,
     Dial,
     DialFailed,
+    Effect,
     LeaveRequested,
     LinkLost,
     LinkOpened,
@@ -24,7 +25,10 @@ from gossip.events import (
     Started,
     TimerFired,
 )
+from gossip.hyparview_codec import Neighbor, Priority, encode
 from gossip.incarnation import make_incarnation
+from gossip.plumtree_codec import Gossip
+from gossip.plumtree_codec import encode as encode_gossip
 from gossip.router import GossipCore
 from transport.types import Address, NodeId
 from transport.wire import Kind
@@ -42,28 +46,42 @@ def core() -> GossipCore:
     return made
 
 
+def run(made: GossipCore, effects: list[Effect], until: float) -> list[Effect]:
+    """Let all timers run out that are due by ``until``; what came of it all."""
+    out = list(effects)
+    for effect in out:
+        if isinstance(effect, SetTimer) and effect.delay_s <= until:
+            out += made.handle(TimerFired(effect.token), until)
+        if len(out) > 1000:
+            break
+    return out
+
+
+def neighbor(made: GossipCore, peer: str) -> None:
+    """Link to a peer that then asks to be a neighbour."""
+    made.handle(LinkOpened(NodeId(peer), LIFE, THERE), 0.0)
+    asked = encode(Neighbor(Priority.HIGH, 0))
+    made.handle(Received(NodeId(peer), asked, Kind.OVERLAY), 0.0)
+
+
 def test_timers_of_the_cores_have_different_tokens() -> None:
-    """Membership's beat, the overlay's healing and the probes start together and are told apart."""
+    """Membership's beat, the overlay's upkeep and shuffle, and the probes start together and are told apart."""
     made = GossipCore(Member(NodeId("a"), LIFE, MemberState.ALIVE), GossipConfig(), random.Random(1))
 
     timers = [e.token for e in made.handle(Started(), 0.0) if isinstance(e, SetTimer)]
 
-    assert sorted(token % 4 for token in timers) == [0, 1, 2]
+    assert sorted(token % 5 for token in timers) == [0, 1, 1, 2]
 
 
 def test_a_new_member_is_dialled_and_doubted_if_that_fails() -> None:
     """From membership to the overlay and back."""
     made = core()
-    made.handle(LinkOpened(NodeId("b"), LIFE, ()), 0.0)
-    found = made.handle(PeerFound(NodeId("c"), THERE), 0.0)
-    token = next(e.token for e in found if isinstance(e, SetTimer))
-    assert made.handle(TimerFired(token), 0.0) == [Dial(NodeId("c"), THERE)]
-    made.handle(LinkOpened(NodeId("c"), LIFE, THERE), 0.0)
-    lost = made.handle(LinkLost(NodeId("c"), wanted=True), 0.0)
-    token = next(e.token for e in lost if isinstance(e, SetTimer))
-    made.handle(TimerFired(token), 1.0)
+    assert Dial(NodeId("c"), THERE) in run(made, made.handle(PeerFound(NodeId("c"), THERE), 0.0), 1.0)
+    opened = made.handle(LinkOpened(NodeId("c"), LIFE, THERE), 1.0)
+    lost = opened + made.handle(LinkLost(NodeId("c"), wanted=True), 1.0)
+    assert Dial(NodeId("c"), THERE) in run(made, lost, 2.0)
 
-    effects = made.handle(DialFailed(NodeId("c"), refused=False), 1.0)
+    effects = made.handle(DialFailed(NodeId("c"), refused=True), 2.0)
 
     changed = [e.after.state for e in effects if isinstance(e, MemberChanged)]
     assert changed == [MemberState.SUSPECT]
@@ -72,13 +90,14 @@ def test_a_new_member_is_dialled_and_doubted_if_that_fails() -> None:
 def test_broadcasts_pass_by_membership() -> None:
     """Both ways, until the node has left."""
     made = core()
-    made.handle(LinkOpened(NodeId("b"), LIFE, ()), 0.0)
-    body = encode_broadcast(BroadcastBody(NodeId("b"), LIFE, 1, b"hello"))
+    neighbor(made, "b")
+    body = encode_gossip(Gossip(1, 0, encode_broadcast(BroadcastBody(NodeId("b"), LIFE, 1, b"hello"))))
 
-    assert made.handle(Received(NodeId("b"), body, Kind.BROADCAST, 1), 0.0) == [Deliver(NodeId("b"), LIFE, 1, b"hello")]
-    (sent,) = made.handle(BroadcastRequested(b"x", 1), 0.0)
-    assert isinstance(sent, Send)
-    assert (sent.kind, made.sequence) == (Kind.BROADCAST, 1)
+    heard = made.handle(Received(NodeId("b"), body, Kind.BROADCAST, 1), 0.0)
+    assert Deliver(NodeId("b"), LIFE, 1, b"hello") in heard
+    said = made.handle(BroadcastRequested(b"x", 1), 0.0)
+    assert [(e.peer, e.kind) for e in said if isinstance(e, Send)] == [("b", Kind.BROADCAST)]
+    assert made.sequence == 1
 
     made.handle(LeaveRequested(), 0.0)
 
