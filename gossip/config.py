@@ -15,6 +15,8 @@ from typing import Final
 #: Hops of a random walk, and nodes that one shuffle tells of, that a peer may ask us to handle.
 WALK_MAX: Final = 16
 SHUFFLE_MAX: Final = 32
+#: Nodes that may stand between two others.
+RELAY_TTL_MAX: Final = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,21 @@ class GossipConfig:
         plumtree_link_bytes_per_s: What even a slow link carries: waiting for a large payload takes longer by its size
             over this, so that it is not fetched twice while it is under way.
         plumtree_repair_bytes_max: Payload bytes sent to one peer's requests in a second; at least one payload.
+        relay_ttl: How many nodes may pass on what is sent to a node that cannot be dialled.
+        relay_delay_s: A dial that the layer above waits for and that takes longer is given up for a relay.
+        relay_search_s: How long answers to a question for a way may take per node on the way; above a round trip of
+            a slow link.
+        relay_retry_s: How long after a search in vain until the next for the same node.
+        relay_route_s: How long a way is believed that nothing was heard through.
+        relay_routes_max: Bound of the nodes that ways are remembered to; four ways each.
+        relay_asks_max: Questions taken from one peer in a second.
+        relay_envelopes_max: Envelopes passed on for one peer in a second.
+        relay_bytes_max: The same in bytes.
+        relay_rto_s_min: The least time until what was not acknowledged is sent again.
+        relay_rto_s_max: Where the doubling of that time ends.
+        relay_silence_s: A relayed link on which nothing was acknowledged for so long is given up; enough to notice that
+            a relay is gone, to find another and to send again.
+        relay_upgrade_s: How often the other end of a relayed link in use is dialled again.
     """
 
     heartbeat_interval_s: float = 1.0
@@ -192,6 +209,19 @@ class GossipConfig:
     plumtree_syncs_max: int = 8
     plumtree_link_bytes_per_s: float = 4 * 1024 * 1024
     plumtree_repair_bytes_max: int = 8 * 1024 * 1024
+    relay_ttl: int = 6
+    relay_delay_s: float = 1.0
+    relay_search_s: float = 0.25
+    relay_retry_s: float = 2.0
+    relay_route_s: float = 60.0
+    relay_routes_max: int = 1024
+    relay_asks_max: int = 64
+    relay_envelopes_max: int = 8192
+    relay_bytes_max: int = 64 * 1024 * 1024
+    relay_rto_s_min: float = 0.05
+    relay_rto_s_max: float = 2.0
+    relay_silence_s: float = 15.0
+    relay_upgrade_s: float = 60.0
 
     def __post_init__(self) -> None:
         """Refuse values that contradict each other.
@@ -228,6 +258,12 @@ class GossipConfig:
             "plumtree_age_s",
             "plumtree_cache_count_max",
             "plumtree_link_bytes_per_s",
+            "relay_search_s",
+            "relay_retry_s",
+            "relay_route_s",
+            "relay_routes_max",
+            "relay_rto_s_min",
+            "relay_upgrade_s",
         )
         for name in positive:
             if getattr(self, name) <= 0:
@@ -258,6 +294,12 @@ class GossipConfig:
             raise ValueError("plumtree_graft_timeout_s must not exceed plumtree_ihave_timeout_s")
         if self.plumtree_sync_grace_s < self.plumtree_ihave_timeout_s:
             raise ValueError("plumtree_sync_grace_s must not be below plumtree_ihave_timeout_s")
+        if not 1 <= self.relay_ttl <= RELAY_TTL_MAX:
+            raise ValueError(f"relay_ttl must be from 1 to {RELAY_TTL_MAX}")
+        if self.relay_rto_s_max < self.relay_rto_s_min:
+            raise ValueError("relay_rto_s_max must not be below relay_rto_s_min")
+        if self.relay_silence_s < 2 * self.relay_rto_s_max:
+            raise ValueError("relay_silence_s must not be below twice relay_rto_s_max")
         if self.plumtree_age_s < 2 * self.plumtree_sync_interval_s:
             raise ValueError("plumtree_age_s must not be below twice plumtree_sync_interval_s")
 
@@ -300,4 +342,9 @@ class GossipConfig:
             dial_backoff_s_max=60.0,
             heal_interval_s=15.0,
             neighbor_timeout_s=5.0,
+            relay_delay_s=3.0,
+            relay_search_s=0.6,
+            relay_rto_s_min=0.2,
+            relay_rto_s_max=5.0,
+            relay_silence_s=30.0,
         )

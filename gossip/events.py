@@ -14,7 +14,7 @@ import enum
 from dataclasses import dataclass
 
 from transport.types import Address, NodeId
-from transport.wire import Kind
+from transport.wire import Envelope, Kind
 
 
 class MemberState(enum.IntEnum):
@@ -201,6 +201,32 @@ class SendDropped:
     send: Send
 
 
+@dataclass(frozen=True, slots=True)
+class RouteWanted:
+    """The layer above has something for ``target``, to which no link can be had: find a way through others.
+
+    :class:`RouteChanged` follows, whether or not there is one.
+    """
+
+    target: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSuspected:
+    """What was sent to ``target`` through ``hop`` does not seem to arrive."""
+
+    target: NodeId
+    hop: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Transit:
+    """A routed envelope arrived over the link to ``peer``: for this node, or to be passed on."""
+
+    peer: NodeId
+    envelope: Envelope
+
+
 Event = (
     Started
     | LinkOpened
@@ -222,6 +248,9 @@ Event = (
     | RttMeasured
     | ProbeFailed
     | SendDropped
+    | RouteWanted
+    | RouteSuspected
+    | Transit
 )
 
 # --- effects --------------------------------------------------------------------------------------------------
@@ -266,11 +295,15 @@ class Dial:
 
 @dataclass(frozen=True, slots=True)
 class Unlink:
-    """Close the link to ``peer``: it is not who it should be, or (``idle``) nobody needs it at the moment."""
+    """Close the link to ``peer``: it is not who it should be, or (``idle``) nobody needs it at the moment.
+
+    ``ask``: only if the peer does not need it either (:mod:`gossip.parting`).
+    """
 
     peer: NodeId
     why: str
     idle: bool = False
+    ask: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +392,30 @@ class Superseded:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Pass a routed envelope on to ``peer`` over its link, as it is; dropped and counted if that has no room."""
+
+    peer: NodeId
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """A routed envelope for this node arrived: ``body`` is said to come from ``source``."""
+
+    source: NodeId
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RouteChanged:
+    """Ways to ``target`` came or went, or a search for one ended; ``found``: there is one now."""
+
+    target: NodeId
+    found: bool
+
+
 Effect = (
     Persist
     | Send
@@ -379,4 +436,7 @@ Effect = (
     | PartitionDetected
     | PartitionHealed
     | Superseded
+    | Forward
+    | Relayed
+    | RouteChanged
 )

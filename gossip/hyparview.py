@@ -129,6 +129,8 @@ class _Attempt:
 @dataclass(slots=True)
 class _Link:
     used_at: float
+    """When it last carried something for the layer above, or was opened."""
+    keep_until: float
     joined: bool = False
     """Whether a JOIN came over it: a second one starts no walks."""
 
@@ -222,8 +224,7 @@ class HyParView:
             case LinkWanted():
                 self._wanted(event.peer)
             case LinkUsed():
-                if (link := self._links.get(event.peer)) is not None:
-                    link.used_at = now
+                self._used(event.peer)
             case RttMeasured():
                 self._rtts.pop(event.peer, None)
                 self._rtts[event.peer] = event.rtt_s
@@ -272,7 +273,7 @@ class HyParView:
         peer = event.peer
         dial = self._dials.pop(peer, None)
         # Nobody used it yet: what it was opened for, a probe or a request, is over in moments.
-        self._links[peer] = _Link(self._now - self._config.idle_link_s + _UNUSED_LINK_S)
+        self._links[peer] = _Link(self._now, self._now + _UNUSED_LINK_S)
         self._contacts.reached(peer)
         if len(self._links) > self._config.links_max:
             self._close_idlest()
@@ -318,8 +319,8 @@ class HyParView:
         self._work()
 
     def _wanted(self, peer: NodeId) -> None:
-        if (link := self._links.get(peer)) is not None:
-            link.used_at = self._now
+        if peer in self._links:
+            self._used(peer)
         elif peer != self._owner and not self._contacts.in_backoff(peer, self._now):
             self._dial(peer, _Why.DATA)
 
@@ -338,16 +339,30 @@ class HyParView:
 
     def _close_idlest(self) -> bool:
         """Close the link outside the active view that was unused for longest; whether there was one."""
-        spare = [peer for peer in self._links if peer not in self._active and peer not in self._asked]
+        spare = [peer for peer in self._links if not self.is_busy(peer)]
         if not spare:
             return False
         self._unlink(min(spare, key=lambda peer: self._links[peer].used_at))
         return True
 
     def _unlink(self, peer: NodeId) -> None:
-        self._links[peer].used_at = self._now  # not again before it had time to close
+        self._links[peer].keep_until = self._now + _UNUSED_LINK_S  # not again before the peer could answer
         self.counters["links_idle"] += 1
-        self._effects.append(Unlink(peer, "not needed", idle=True))
+        self._effects.append(Unlink(peer, "not needed", idle=True, ask=True))
+
+    def _used(self, peer: NodeId) -> None:
+        if (link := self._links.get(peer)) is not None:
+            link.used_at = self._now
+            link.keep_until = self._now + self._config.idle_link_s
+
+    def is_busy(self, peer: NodeId) -> bool:
+        """Whether ``peer`` is a neighbour, or may become one."""
+        return peer in self._active or peer in self._asked
+
+    def is_spare(self, peer: NodeId, now: float) -> bool:
+        """Whether the link to ``peer`` was idle for so long that it may be closed."""
+        link = self._links.get(peer)
+        return link is not None and not self.is_busy(peer) and link.keep_until <= now
 
     # --- the active view --------------------------------------------------------------------------------------
 
@@ -393,7 +408,7 @@ class HyParView:
         if not self._active:
             self._shuffle_s = self._config.shuffle_interval_s_min  # what we knew of the network is out of date
         if (link := self._links.get(peer)) is not None:
-            link.used_at = max(link.used_at, self._now - self._config.idle_link_s + _UNUSED_LINK_S)
+            link.keep_until = max(link.keep_until, self._now + _UNUSED_LINK_S)
 
     def _part(self, peer: NodeId, instead: NodeId | None = None) -> None:
         """Give up a neighbour, which may ask ``instead``."""
@@ -635,9 +650,8 @@ class HyParView:
         for peer, dial in list(self._dials.items()):
             if dial.since + _LOST_DIAL_S <= self._now:
                 del self._dials[peer]
-        for peer, link in self._links.items():
-            busy = peer in self._active or peer in self._asked
-            if not busy and link.used_at + self._config.idle_link_s <= self._now:
+        for peer in self._links:
+            if self.is_spare(peer, self._now):
                 self._unlink(peer)
         self._heal()
         if self._now >= self._optimize_at:

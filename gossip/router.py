@@ -90,6 +90,14 @@ class GossipCore:
         """What is believed of one node; ``None``: nothing."""
         return self._membership.table.get(node_id)
 
+    def needs_link(self, node_id: NodeId) -> bool:
+        """Whether the node is a neighbour, or may become one."""
+        return self._overlay.is_busy(node_id)
+
+    def spares_link(self, node_id: NodeId, now: float) -> bool:
+        """Whether the link to the node was idle for so long that it may be closed."""
+        return self._overlay.is_spare(node_id, now)
+
     def distance_s(self, a: NodeId, b: NodeId) -> float | None:
         """The round trip to expect between two nodes by their coordinates; ``None``: unknown."""
         return self._swim.distance_s(a, b)

@@ -26,6 +26,7 @@ from transport.tasks import TaskScope
 from transport.types import Address, Lane, NodeId
 from transport.wire import Envelope, Kind
 
+from . import parting
 from .config import GossipConfig
 from .dialling import Dialler
 from .events import (
@@ -62,6 +63,7 @@ from .events import (
     Unlink,
 )
 from .incarnation import life_of
+from .parting import Act, Partings, Step
 from .router import GossipCore
 
 log = get_logger("mesh.gossip")
@@ -129,6 +131,22 @@ class PartitionListener(Protocol):
         ...
 
 
+@runtime_checkable
+class HoldingListener(Protocol):
+    """What a :class:`GossipListener` may have in addition, so that closing an idle link loses nothing it sends."""
+
+    def hold_link(self, link: Link) -> bool:
+        """Send nothing on ``link`` until :meth:`release_link` or its end; ``False``: something is under way on it.
+
+        Called again for a link that is held, it says the same.
+        """
+        ...
+
+    def release_link(self, link: Link) -> None:
+        """``link`` stays."""
+        ...
+
+
 class GossipService:
     """Membership and broadcast of one node, running.
 
@@ -188,6 +206,7 @@ class GossipService:
         self._closed = False
         self._superseded = False
         self._unlinked: Link | None = None
+        self._partings = Partings()
         self._counters: dict[str, int | float] = {
             "sends_dropped_no_link": 0,
             "sends_dropped_full": 0,
@@ -329,6 +348,7 @@ class GossipService:
         if (replaced := self._links.get(peer)) is not None and replaced is not link:
             # Its link_closed will come, or came too late to matter; for the core the new one takes its place.
             self._feed(LinkLost(peer, wanted=True))
+            self._partings.forget(peer)
         self._links[peer] = link
         self._warn_of_wrong_clock(peer, link.peer.incarnation)
         self._listener.link_opened(link)
@@ -339,6 +359,7 @@ class GossipService:
         peer = link.peer.node_id
         if self._links.get(peer) is link:
             del self._links[peer]
+            self._partings.forget(peer)
             self._used_at.pop(peer, None)
             self._feed(LinkLost(peer, left=reason is CloseReason.LEAVING, wanted=reason in _WANTED))
         if reason is CloseReason.DUPLICATE_NODE and self._unlinked is not link:
@@ -352,6 +373,8 @@ class GossipService:
             kind = envelope.kind
             if kind in _GOSSIP:
                 self._gossip_received(link, envelope)
+            elif kind == Kind.PARTING:
+                self._parting_heard(link, parting.decode(envelope.body))
             elif data is None:
                 data = [envelope]
             else:
@@ -368,6 +391,8 @@ class GossipService:
         """Tell the overlay now and then that a link is good for something."""
         peer = link.peer.node_id
         now = self._clock.monotonic()
+        if self._partings and self._partings.data_from(peer) is Act.RELEASE:
+            self._release(link)
         if now - self._used_at.get(peer, -math.inf) >= self._config.idle_link_s / 4:
             self._used_at[peer] = now
             self._feed(LinkUsed(peer))
@@ -476,7 +501,9 @@ class GossipService:
                 self._listener.broadcast_received(effect)
             case Unlink():
                 if (link := self._links.get(effect.peer)) is not None:
-                    if effect.idle:
+                    if effect.ask:
+                        self._offer_parting(link)
+                    elif effect.idle:
                         link.close(CloseReason.IDLE, effect.why)
                     else:
                         self._unlinked = link
@@ -535,6 +562,52 @@ class GossipService:
         self._execute(held)
         self._drain()
 
+    # --- closing idle links -----------------------------------------------------------------------------------
+
+    def _offer_parting(self, link: Link) -> None:
+        if link.peer.node_id not in self._partings and self._hold(link):
+            self._partings.offered(link.peer.node_id, self._clock.monotonic())
+            self._say(link, Step.OFFER)
+
+    def _parting_heard(self, link: Link, step: Step | None) -> None:
+        peer, now = link.peer.node_id, self._clock.monotonic()
+        if step is None or self._links.get(peer) is not link:
+            return
+        match self._partings.heard(peer, step):
+            case Act.ASK:
+                if self._core.spares_link(peer, now) and self._hold(link):
+                    self._partings.agreed(peer, now)
+                    self._say(link, Step.AGREE)
+                else:
+                    self._stay(link)
+            case Act.CLOSE:
+                if self._core.needs_link(peer):
+                    self._stay(link)
+                else:
+                    link.close(CloseReason.IDLE, "not needed")
+            case Act.STAY:
+                self._say(link, Step.STAY)
+            case Act.RELEASE:
+                self._release(link)
+            case Act.NOTHING:
+                pass
+
+    def _hold(self, link: Link) -> bool:
+        """Have everybody stop sending, if nothing is under way; what is queued would be dropped by a close."""
+        return link.queued == 0 and (not isinstance(self._listener, HoldingListener) or self._listener.hold_link(link))
+
+    def _stay(self, link: Link) -> None:
+        if self._partings.forget(link.peer.node_id) is Act.RELEASE:
+            self._release(link)
+        self._say(link, Step.STAY)
+
+    def _release(self, link: Link) -> None:
+        if isinstance(self._listener, HoldingListener):
+            self._listener.release_link(link)
+
+    def _say(self, link: Link, step: Step) -> None:
+        link.send(Envelope(Kind.PARTING, 0, None, None, parting.encode(step)), Lane.CONTROL)
+
     # --- timers -----------------------------------------------------------------------------------------------
 
     def _set_timer(self, effect: SetTimer) -> None:
@@ -549,6 +622,8 @@ class GossipService:
 
     def _measure_lag(self, due: float) -> None:
         self._check_stall(due)
+        for peer in self._partings.expired(self._clock.monotonic()):
+            self._release(self._links[peer])
         loop = asyncio.get_running_loop()
         following = loop.time() + LAG_INTERVAL_S
         self._lag_timer = loop.call_at(following, self._measure_lag, following)

@@ -164,6 +164,10 @@ class Renewal:
         self.issued += 1
         link.send(_envelope(_CHAIN, chain), Lane.CONTROL)
 
+    def is_using(self, link: Link) -> bool:
+        """Whether an answer is to come, or to go, over ``link``."""
+        return link.peer.node_id in self._serving or (self._answer is not None and self._answer[0] is link)
+
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.wall(), UTC)
 

@@ -188,6 +188,14 @@ class Runtime:
             clock=self._clock,
             rng=self._rng,
         )
+        self.renewal = Renewal(
+            directory,
+            self._credentials,
+            clock=self._clock,
+            rng=self._rng,
+            installed=self._credentials_renewed,
+            issuers=self._issuers,
+        )
         self.endpoint = WebSocketEndpoint(
             config.network,
             self.node_id,
@@ -208,14 +216,6 @@ class Runtime:
         await self.gossip.start(self.endpoint)
         stack.push_async_callback(self._desk.close)
         await self._desk.start()
-        self.renewal = Renewal(
-            directory,
-            self._credentials,
-            clock=self._clock,
-            rng=self._rng,
-            installed=self._credentials_renewed,
-            issuers=self._issuers,
-        )
         self.renewal.start()
         stack.push_async_callback(self.renewal.close)
 
@@ -366,6 +366,14 @@ class Runtime:
     def link_closed(self, link: Link, reason: CloseReason, detail: str) -> None:
         """See :class:`gossip.service.GossipListener`."""
         self.courier.link_closed(link, reason, detail)
+
+    def hold_link(self, link: Link) -> bool:
+        """See :class:`gossip.service.HoldingListener`."""
+        return not self.renewal.is_using(link) and self.courier.hold_link(link)
+
+    def release_link(self, link: Link) -> None:
+        """See :class:`gossip.service.HoldingListener`."""
+        self.courier.release_link(link)
 
     def _envelopes_received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
         for envelope in envelopes:

@@ -66,6 +66,11 @@ class FakeLink:
         self.other: FakeLink
         self.owner: Owner
 
+    @property
+    def queued(self) -> int:
+        """See :class:`transport.link.Link`."""
+        return len(self._queue)
+
     def send(self, envelope: Envelope, lane: Lane, *, key: str | None = None) -> SendOutcome:
         """See :class:`transport.link.Link`; the control lane is never full, as in practice."""
         if not self.is_open:

@@ -175,6 +175,11 @@ class ChannelLink:
         """See :class:`transport.link.Link`."""
         return self._session.rtt_s
 
+    @property
+    def queued(self) -> int:
+        """See :class:`transport.link.Link`."""
+        return self._queues.length
+
     def send(self, envelope: Envelope, lane: Lane, *, key: str | None = None) -> SendOutcome:
         """See :class:`transport.link.Link`."""
         if not self.is_open:

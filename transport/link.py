@@ -101,6 +101,11 @@ class Link(Protocol):
         """The latest keepalive round trip in seconds; ``None`` before the first."""
         ...
 
+    @property
+    def queued(self) -> int:
+        """How many envelopes wait to be sent, in all lanes."""
+        ...
+
     def send(self, envelope: Envelope, lane: Lane, *, key: str | None = None) -> SendOutcome:
         """Queue ``envelope`` for the peer; never blocks.
 

@@ -81,6 +81,9 @@ class Kind(enum.IntEnum):
     BROADCAST = 17
     OVERLAY = 18
     PROBE = 19
+    ROUTE = 20
+    RELAY = 21
+    PARTING = 22
     MESSAGES = 32
     ACKS = 33
     RENEWAL = 48

@@ -229,6 +229,18 @@ class Courier:
                     )
                 )
 
+    def hold_link(self, link: Link) -> bool:
+        """Send nothing on ``link`` for now; ``False``: a call waits for something to come over it."""
+        dialogue = self._by_link.get(link)
+        if dialogue is None:
+            return True
+        return not any(call.dialogue is dialogue for call in self._calls.values()) and dialogue.hold()
+
+    def release_link(self, link: Link) -> None:
+        """Go on sending on ``link``."""
+        if (dialogue := self._by_link.get(link)) is not None:
+            dialogue.release()
+
     def _now_ms(self) -> int:
         return int(self._clock.wall() * 1000)
 

@@ -107,6 +107,8 @@ class Dialogue:
         self.is_open = True
         # The peer's life, as its messages say; none has come yet.
         self.peer_life = -1
+        # Whether nothing may be sent for now, see :meth:`hold`.
+        self.is_held = False
         # Set by the courier while a task of its waits for the link to have room.
         self.unsticking = False
         # What the link calls when it is about to send; the courier's.
@@ -159,7 +161,7 @@ class Dialogue:
     def flush(self) -> None:
         """Hand everything that waits to the link."""
         self._is_dirty = False
-        if not self.is_open:
+        if not self.is_open or self.is_held:
             return
         if self._owed_credit or self._owed_delivered or self._owed_refused:
             self._send_acks()
@@ -211,6 +213,26 @@ class Dialogue:
         self.is_congested = False
         _wake(self._room_waiters)
 
+    def hold(self) -> bool:
+        """Send nothing more until :meth:`release` or :meth:`close`, because the link may be about to be closed.
+
+        Returns:
+            ``False``, and nothing changed, if something is under way: waits to be sent, to be acknowledged, or for
+            credit.
+        """
+        waits = self._owed_credit or self._owed_delivered or self._owed_refused or self._stuck or self.unacked
+        if waits or any(self._open_bodies) or any(self._credit_waiters.values()):
+            return False
+        self.is_held = self.is_congested = True
+        return True
+
+    def release(self) -> None:
+        """The link stays: go on."""
+        if self.is_held:
+            self.is_held = self.is_congested = False
+            self._mark()
+            _wake(self._room_waiters)
+
     # --- waiting ------------------------------------------------------------------------------------------------
 
     async def wait_ready(self, agent_id: int) -> None:
@@ -225,7 +247,7 @@ class Dialogue:
                 raise LinkClosed(f"the link to {self.node_id} closed while the message waited", changed=False)
             if not window.is_open:
                 await _wait_among(self._credit_waiters.setdefault(agent_id, []))
-            elif self._stuck:
+            elif self._stuck or self.is_held:
                 await _wait_among(self._room_waiters)
             else:
                 return

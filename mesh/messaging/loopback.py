@@ -22,6 +22,11 @@ class LoopbackLink:
         self._receive = receive
         self._waiting: list[Envelope] = []
 
+    @property
+    def queued(self) -> int:
+        """See :class:`transport.link.Link`."""
+        return len(self._waiting)
+
     def send(self, envelope: Envelope, lane: Lane, *, key: str | None = None) -> SendOutcome:  # noqa: ARG002 - protocol
         """See :meth:`transport.link.Link.send`.  Never full: credit bounds what agents send each other."""
         if not self.is_open:

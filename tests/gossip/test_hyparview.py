@@ -292,10 +292,10 @@ def test_no_more_links_than_allowed() -> None:
     world.now = 2.0
 
     assert world.feed(LinkWanted(NodeId("c"))) == [
-        Unlink(NodeId("b"), "not needed", idle=True),
+        Unlink(NodeId("b"), "not needed", idle=True, ask=True),
         Dial(NodeId("c"), (address("c"),)),
     ]
-    assert Unlink(NodeId("b"), "not needed", idle=True) in world.feed(LinkOpened(NodeId("c"), 1, ()))
+    assert Unlink(NodeId("b"), "not needed", idle=True, ask=True) in world.feed(LinkOpened(NodeId("c"), 1, ()))
 
     full = World(links_max=1)
     full.feed(LinkOpened(NodeId("a"), 1, ()))
@@ -420,4 +420,4 @@ def test_a_link_dialled_for_a_place_that_was_filled_meanwhile_just_stays() -> No
     world.receive(other, Neighbor(Priority.HIGH, 1))
 
     assert world.feed(LinkOpened(dialled, 1, ())) == []
-    assert Unlink(dialled, "not needed", idle=True) in world.wait(60)
+    assert Unlink(dialled, "not needed", idle=True, ask=True) in world.wait(60)

@@ -12,9 +12,10 @@ from types import SimpleNamespace
 import pytest
 from support import eventually
 
+from gossip import parting
 from gossip.codec import News, encode
 from gossip.config import GossipConfig
-from gossip.events import Deliver, Member, MemberState, Superseded
+from gossip.events import Deliver, Member, MemberState, Superseded, Unlink
 from gossip.incarnation import life_of, make_incarnation
 from gossip.service import GossipService
 from transport.errors import LocalProtocolError, RemoteProtocolError
@@ -44,6 +45,9 @@ class Node:
         self.opened: list[Link] = []
         self.closed: list[CloseReason] = []
         self.data: list[Envelope] = []
+        self.busy = False
+        self.held: list[Link] = []
+        self.released = 0
         self.hook: Callable[[Member | None, Member], None] | None = None
         incarnation = make_incarnation(life)
         self.service = GossipService(
@@ -87,6 +91,18 @@ class Node:
 
     def link_closed(self, link: Link, reason: CloseReason, detail: str) -> None:
         self.closed.append(reason)
+
+    # HoldingListener
+
+    def hold_link(self, link: Link) -> bool:
+        if not self.busy:
+            self.held.append(link)
+        return not self.busy
+
+    def release_link(self, link: Link) -> None:
+        self.released += 1
+        if link in self.held:
+            self.held.remove(link)
 
 
 Starter = Callable[..., Awaitable[list[Node]]]
@@ -204,6 +220,74 @@ async def test_other_kinds_go_to_the_data_handler(mesh: Starter) -> None:
     b.service._data_handler = None
     link.send(Envelope(Kind.MESSAGES, 0, None, None, b"m"), Lane.NORMAL)
     await eventually(lambda: b.service.statistics()["envelopes_unhandled"] == 1)
+
+
+def _idle(monkeypatch: pytest.MonkeyPatch, *nodes: Node) -> None:
+    """Make the overlays of nodes hold their links for spare ones that have been idle long enough."""
+    for node in nodes:
+        monkeypatch.setattr(node.service._core._overlay, "is_busy", lambda _peer: False)
+        monkeypatch.setattr(node.service._core._overlay, "is_spare", lambda _peer, _now: True)
+
+
+async def test_an_idle_link_is_closed_when_both_sides_agree(mesh: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everybody who sends is held first; a link that is needed, or on which something is under way, stays."""
+    a, b = await mesh("a", "b")
+    offer = Unlink(b.name, "not needed", idle=True, ask=True)
+
+    a.service._execute([offer])  # still neighbours: b says so
+    await eventually(lambda: a.held == [] and a.released == 1)
+    _idle(monkeypatch, a, b)
+    b.busy = True
+    a.service._execute([offer])
+    await eventually(lambda: a.held == [] and a.released == 2)
+    a.busy, b.busy = True, False
+    a.service._execute([offer])
+    assert a.held == []
+    a.busy = False
+    link = a.service.links[b.name]
+    b.service.links[a.name].send(Envelope(Kind.MESSAGES, 0, None, None, b"on its way"), Lane.NORMAL)
+    a.service._execute([offer, offer])
+
+    await eventually(lambda: a.closed == b.closed == [CloseReason.IDLE])
+    assert a.held == [link]
+    assert len(b.held) == 1
+    assert [envelope.body for envelope in a.data] == [b"on its way"]
+    assert a.states_seen(b)[-1] is b.states_seen(a)[-1] is ALIVE
+
+
+async def test_a_link_that_became_needed_after_the_offer_stays(mesh: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The side that offered takes it back, and the one that agreed sends again."""
+    a, b = await mesh("a", "b")
+    _idle(monkeypatch, a, b)
+    a.service._execute([Unlink(b.name, "not needed", idle=True, ask=True)])
+    monkeypatch.setattr(a.service._core._overlay, "is_busy", lambda _peer: True)
+
+    await eventually(lambda: a.released == b.released == 1)
+    assert a.closed == b.closed == []
+    assert not a.service._partings
+    assert not b.service._partings
+
+
+async def test_an_offer_that_nobody_answers_ends(mesh: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """We send again; the agreement that comes late is taken back, and so is one after which data came."""
+    monkeypatch.setattr(parting, "OFFER_S", 0.0)
+    a, b = await mesh("a", "b")
+    _idle(monkeypatch, a, b)
+    here = a.service.links[b.name]
+
+    a.service._execute([Unlink(b.name, "not needed", idle=True, ask=True)])
+    a.service._partings.expired(a.service._clock.monotonic())
+    await eventually(lambda: b.released == 1)  # its agreement came too late, and was answered
+    b.service._partings.agreed(a.name, b.service._clock.monotonic())
+    here.send(Envelope(Kind.MESSAGES, 0, None, None, b"m"), Lane.NORMAL)
+    await eventually(lambda: b.released == 2)
+
+    a.service._partings.offered(b.name, 0.0)
+    await eventually(lambda: a.released >= 1)
+    here.send(Envelope(Kind.PARTING, 0, None, None, b"\x77"), Lane.CONTROL)
+    here.send(Envelope(Kind.MESSAGES, 0, None, None, b"last"), Lane.NORMAL)
+    await eventually(lambda: b.data[-1].body == b"last")
+    assert a.closed == b.closed == []
 
 
 async def test_a_peer_that_breaks_the_protocol_loses_its_link(mesh: Starter) -> None:

@@ -602,3 +602,50 @@ async def test_in_a_storm_nothing_is_lost_or_doubled(seed: int) -> None:
 def test_in_any_storm_nothing_is_lost_or_doubled(seed: int) -> None:
     """The same, shorter, for many worlds."""
     asyncio.run(_check_storm(seed, 80))
+
+
+# --- links that may be closed -----------------------------------------------------------------------------------
+
+
+async def test_a_held_link_makes_senders_wait_for_it_or_the_next_one() -> None:
+    """Nothing is sent on it, and nothing fails: released it goes on, closed another takes its place."""
+    inbox = Inbox()
+    async with World() as world:
+        world.agent("b", 7, inbox)
+        here = world.links["a", "b"]
+        assert world["a"].hold_link(here)
+        first = asyncio.ensure_future(world["a"].send(command(7, b"1"), ack=True, timeout_s=5))
+        await asyncio.sleep(0.01)
+        assert inbox.seen == []
+        world["a"].release_link(here)
+        await first
+
+        assert world["a"].hold_link(here)
+        second = asyncio.ensure_future(world["a"].send(command(7, b"2"), ack=True, timeout_s=5))
+        await asyncio.sleep(0.01)
+        here.cut()
+        world.link("a", "b")
+        await second
+        assert [seen.payload for seen in inbox.seen] == [b"1", b"2"]
+        assert world["a"].hold_link(here)
+        world["a"].release_link(here)
+
+
+async def test_a_link_with_a_call_on_it_is_not_held() -> None:
+    """Neither while the answer is awaited, nor for one caller among many."""
+    go_on = asyncio.Event()
+
+    async def slow(message: AgentMessage) -> bytes:
+        await go_on.wait()
+        return message.payload
+
+    async with World() as world:
+        world.agent("b", 7, slow)
+        here = world.links["a", "b"]
+        call = asyncio.ensure_future(world["a"].request(query(7, b"x"), timeout_s=5))
+        await eventually(lambda: world["a"].statistics()["calls_waiting"] == 1)
+        await asyncio.sleep(0.01)
+        assert not world["a"].hold_link(here)
+        go_on.set()
+        assert await call == b"x"
+        await eventually(lambda: world["a"].hold_link(here))

@@ -408,3 +408,72 @@ def test_one_peer_cannot_invent_agents_without_end(monkeypatch: pytest.MonkeyPat
     assert dialogue.incoming(2) is flows[2]
     with pytest.raises(RemoteProtocolError, match="more than 3 agents"):
         dialogue.incoming(3)
+
+
+# --- holding ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_held_dialogue_sends_nothing_until_it_is_released() -> None:
+    """Senders wait as they do for room; what is posted or owed meanwhile leaves afterwards."""
+    made, link, dirty = _make()
+    assert made.hold()
+    assert made.hold()
+    assert made.is_congested
+    waiting = asyncio.ensure_future(made.wait_ready(7))
+    await asyncio.sleep(0)
+    made.post(_message(1), Priority.NORMAL, 8)
+    made.owe_delivered(5)
+    made.flush()
+    assert link.sent == []
+    assert not waiting.done()
+
+    dirty.clear()
+    made.release()
+    made.release()
+    await waiting
+    assert dirty == [made]
+    made.flush()
+    assert link.sequences() == [1]
+    assert [envelope.kind for envelope, _ in link.sent] == [Kind.ACKS, Kind.MESSAGES]
+
+
+async def test_a_dialogue_with_something_under_way_cannot_be_held() -> None:
+    """Unsent or unacknowledged messages, acknowledgements owed, and senders that wait for credit."""
+    made, link, _ = _make()
+    made.post(_message(1), Priority.NORMAL, 8)
+    assert not made.hold()
+    made.flush()
+    assert made.hold()
+    made.release()
+    made.flush()
+
+    made.owe_refused(3, 1)
+    assert not made.hold()
+    made.flush()
+    future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    made.unacked[9] = future
+    assert not made.hold()
+    made.handle_acks(Acks([], [(9, 1)], []))
+    made.window(7).sent_bytes = INITIAL_WINDOW_BYTES
+    waiting = asyncio.ensure_future(made.wait_ready(7))
+    await asyncio.sleep(0)
+    assert not made.hold()
+    made.handle_acks(Acks([(7, 2 * INITIAL_WINDOW_BYTES)], [], []))
+    await waiting
+    link.room = 0
+    made.post(_message(2), Priority.NORMAL, 8)
+    made.flush()
+    assert not made.hold()
+    assert not made.is_held
+
+
+async def test_the_end_of_a_held_link_wakes_who_waits() -> None:
+    """They look for another way."""
+    made, _, _ = _make()
+    made.hold()
+    waiting = asyncio.ensure_future(made.wait_ready(7))
+    await asyncio.sleep(0)
+    made.close()
+
+    with pytest.raises(LinkClosed):
+        await waiting
