@@ -211,6 +211,12 @@ class RoutingCore:
         usable = [(way.hops, -way.until, hop) for hop, way in known.ways.items() if hop != avoid]
         return min(usable)[2] if usable else None
 
+    def is_way(self, target: NodeId, hop: NodeId, now: float) -> bool:
+        """Whether ``hop`` still leads to ``target`` as far as is known."""
+        known = self._targets.get(target)
+        way = None if known is None else known.ways.get(hop)
+        return hop in self._links and (hop == target or (way is not None and now < way.until))
+
     def reaches(self, target: NodeId, now: float) -> bool:
         """Whether ``target`` itself answered not long ago, or a way to it proved good since."""
         known = self._targets.get(target)

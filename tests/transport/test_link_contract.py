@@ -1,4 +1,4 @@
-"""What every kind of link does: one suite over memory and over WebSocket with mutual TLS."""
+"""What every kind of link does: one suite over memory, over WebSocket with mutual TLS, and over relays."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from links import FAST, LIFE, Bed, MemoryBed, WebSocketBed, message
+from relays import RelayBed
 from support import eventually
 
 from transport.errors import (
@@ -24,9 +25,16 @@ from transport.types import Address, Lane
 from transport.wire import BODY_BYTES_MAX, Kind
 
 
-@pytest.fixture(params=[MemoryBed, WebSocketBed], ids=["memory", "websocket"])
+@pytest.fixture(params=[MemoryBed, WebSocketBed, RelayBed], ids=["memory", "websocket", "relay"])
 async def bed(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bed]:
     """A network to test on."""
+    async with request.param(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(params=[MemoryBed, WebSocketBed], ids=["memory", "websocket"])
+async def wired_bed(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bed]:
+    """A network where each connection has an end of its own; relays tell nodes apart by their id alone."""
     async with request.param(tmp_path) as made:
         yield made
 
@@ -369,9 +377,13 @@ async def test_more_links_than_allowed_are_refused_as_overloaded(bed: Bed) -> No
 
 
 @pytest.mark.parametrize(("first", "second"), [("a", "b"), ("b", "a")], ids=["arbiter refuses", "follower refuses"])
-async def test_a_second_process_with_a_node_id_in_use_is_refused(bed: Bed, first: str, second: str) -> None:
+async def test_a_second_process_with_a_node_id_in_use_is_refused(wired_bed: Bed, first: str, second: str) -> None:
     """While the first process answers, a newcomer with its name and another life gets DUPLICATE_NODE."""
-    old, peer, new = await bed.node(second, life=1), await bed.node(first), await bed.node(second, life=2)
+    old, peer, new = (
+        await wired_bed.node(second, life=1),
+        await wired_bed.node(first),
+        await wired_bed.node(second, life=2),
+    )
     link = await old.dial(peer)
 
     with pytest.raises(PeerRefused) as refusal:
