@@ -70,9 +70,8 @@ async def measure(
     workers = Workers()
     try:
         async with workers, asyncio.timeout(deadline_s):
-            cluster = Cluster(
-                workers, nodes=nodes, hosts=processes, lone=_LONE, rng=random.Random(seed), progress=progress
-            )
+            rng = random.Random(seed)  # noqa: S311 - draws who sends to whom
+            cluster = Cluster(workers, nodes=nodes, hosts=processes, lone=_LONE, rng=rng, progress=progress)
             try:
                 await _take_figures(cluster, document, seconds, rounds, requests, deadline_s, progress)
             finally:

@@ -59,7 +59,7 @@ class Log(logging.Handler):
 
 def _event(record: logging.LogRecord, text: str) -> str:
     """What was logged, without the fields that differ each time."""
-    return str(record.msg.get("event")) if isinstance(record.msg, dict) else text.split("=")[0][:80]
+    return str(record.msg.get("event")) if isinstance(record.msg, dict) else text.partition("=")[0][:80]
 
 
 class Watched:
@@ -189,7 +189,7 @@ class ClusterHost:
         async def one(asker: str, asked: str, agent_id: int) -> Document:
             net = self._nodes[asker].net
             async with turns:
-                linked = asked in net._runtime.gossip.links  # noqa: SLF001 - no user needs to know; a measurement does
+                linked = asked in net._runtime.gossip.links
                 began = time.monotonic()
                 try:
                     answer = await net.request(agent_id, b"?" * 64, timeout=10.0)

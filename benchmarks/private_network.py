@@ -38,8 +38,8 @@ def enter() -> bool:
     # The loopback adapter of a new namespace is down.
     script = f'export {_INSIDE}=$$; ip link set lo up && exec "$@"'
     environment = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
-    python = [sys.executable, *sys.orig_argv[1:]]
-    os.execvpe(command[0], [*command, "sh", "-c", script, "sh", *python], environment)  # noqa: S606 - ourselves
+    again = [*command, "sh", "-c", script, "sh", sys.executable, *sys.orig_argv[1:]]
+    return os.execvpe(again[0], again, environment)  # noqa: S606 - ourselves
 
 
 def _unshare() -> list[str] | None:

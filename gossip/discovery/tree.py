@@ -34,11 +34,13 @@ _ADDRESSES_MAX: Final = 16
 _INTERVAL_S_FIRST: Final = 0.2
 _INTERVAL_S: Final = 5.0
 _GROWTH: Final = 1.5
-# With a thousand nodes in one tree a round reads a thousand files: spread the rounds so that a node's share of the
-# reading stays the same.
+# A round lists the whole tree: spread the rounds so that a thousand nodes of one tree do not list it all the time.
 _INTERVAL_S_PER_NODE: Final = 0.05
-# A few neighbours are enough: they know the others.
-_SIGHTINGS_PER_ROUND: Final = 16
+# One neighbour is enough, it knows the others; a few more in case it is about to end.  A newcomer dials them all at
+# once, so each one more is a handshake at both ends.
+_SIGHTINGS_PER_ROUND: Final = 3
+# Most files may be those of nodes that no longer run; a round reads only so many.
+_FILES_PER_ROUND: Final = 128
 
 
 class TreeDiscovery:
@@ -87,27 +89,32 @@ class TreeDiscovery:
     async def _run(self, sink: DiscoverySink) -> None:
         interval_s = _INTERVAL_S_FIRST
         while True:
-            sightings = await asyncio.to_thread(self._look)
+            names = await asyncio.to_thread(self._list)
+            picked = self._rng.sample(names, min(len(names), _FILES_PER_ROUND))
+            sightings = await asyncio.to_thread(self._look, picked)
             self._neighbours = len(sightings)
-            picked = sightings
-            if len(sightings) > _SIGHTINGS_PER_ROUND:
-                picked = self._rng.sample(sightings, _SIGHTINGS_PER_ROUND)
-            for sighting in picked:
+            for sighting in sightings:
                 sink.found(sighting)
             await asyncio.sleep(interval_s * self._rng.uniform(0.8, 1.2))
-            interval_s = min(interval_s * _GROWTH, max(_INTERVAL_S, _INTERVAL_S_PER_NODE * len(sightings)))
+            interval_s = min(interval_s * _GROWTH, max(_INTERVAL_S, _INTERVAL_S_PER_NODE * len(names)))
 
-    def _look(self) -> list[Sighting]:
-        """Read the neighbours' files.  In a thread: a disk may be slow."""
+    def _list(self) -> list[str]:
+        """The neighbours that there are or were, sorted.  In a thread: a disk may be slow."""
         own = self._announcement
-        sightings = []
-        with contextlib.suppress(OSError):
-            for entry in sorted(os.scandir(self._path), key=lambda e: e.name):
-                if own is None or entry.name == own.node_id:
-                    continue
-                sighting = _read(Path(entry.path) / _FILE, own.authority)
-                if sighting is not None:
-                    sightings.append(sighting)
+        try:
+            return sorted(entry.name for entry in self._path.iterdir() if own is not None and entry.name != own.node_id)
+        except OSError:
+            return []
+
+    def _look(self, names: list[str]) -> list[Sighting]:
+        """Read the files of these neighbours until there are enough that can be used.  In a thread as well."""
+        sightings: list[Sighting] = []
+        for name in names:
+            if self._announcement is None or len(sightings) >= _SIGHTINGS_PER_ROUND:
+                break
+            sighting = _read(self._path / name / _FILE, self._announcement.authority)
+            if sighting is not None:
+                sightings.append(sighting)
         return sightings
 
     async def close(self) -> None:
@@ -121,7 +128,7 @@ class TreeDiscovery:
             await asyncio.to_thread(self._own_file(self._announcement).unlink, missing_ok=True)
 
     def statistics(self) -> dict[str, int]:
-        """See :meth:`~gossip.discovery.base.Discovery.statistics`."""
+        """See :meth:`~gossip.discovery.base.Discovery.statistics`; ``neighbours``: how many the last round reported."""
         return {"available": self._available, "neighbours": self._neighbours}
 
 

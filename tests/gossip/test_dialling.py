@@ -167,3 +167,36 @@ async def test_closing_forgets_what_waits(dials: Dials, monkeypatch: pytest.Monk
     dials.dialler.close()
 
     assert dials.endpoint.dialled == ["closed"]
+
+
+async def test_the_nodes_of_one_loop_share_their_dials(dials: Dials, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many nodes a loop has, so many of its dials are under way; whoever waited comes next."""
+    monkeypatch.setattr("gossip.dialling.CONCURRENT_MAX", 2)
+    others = [Dials() for _ in range(3)]
+    for other in others:
+        other.endpoint = dials.endpoint
+        other.dialler._endpoint = dials.endpoint  # type: ignore[assignment]
+    for index in range(40):
+        (dials, *others)[index % 4].dialler.request(NodeId(f"n{index}"), (Address(f"nobody{index}", 1),))
+    others[2].dialler.close()
+
+    await eventually(lambda: [len(one.results) for one in (dials, *others)] == [10, 10, 10, 0])
+
+    assert dials.endpoint.running_max == 2
+    for other in others:
+        other.dialler.close()
+        await other.scope.close()
+
+
+async def test_a_slow_dial_does_not_hold_up_other_nodes(dials: Dials, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that does not answer costs the loop nothing, so after a while its dial no longer counts."""
+    monkeypatch.setattr("gossip.dialling.CONCURRENT_MAX", 1)
+    monkeypatch.setattr("gossip.dialling.SLOW_S", 0.05)
+    other = Dials()
+    dials.dialler.request(NodeId("mute"), (Address("silent", 1),))
+
+    assert await other.result_of("good") == (other.endpoint.link, False)
+
+    assert dials.endpoint.running == 1
+    other.dialler.close()
+    await other.scope.close()
