@@ -120,11 +120,8 @@ class RelayChannel:
 
     def way_changed(self, *, found: bool) -> None:
         """There are other ways than before, or none."""
-        if found:
-            if self._hop is None or not self._endpoint.carrier.is_way(self.peer, self._hop):
-                self.run(self.stream.way_lost(self._now()))
-        elif not self.opened.done():
-            self.opened.set_exception(PeerUnreachable(f"no way to {self.peer} through other nodes"))
+        if found and (self._hop is None or not self._endpoint.carrier.is_way(self.peer, self._hop)):
+            self.run(self.stream.way_lost(self._now()))
 
     def run(self, effects: list[Effect]) -> None:
         """Execute what the stream says."""

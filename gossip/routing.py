@@ -133,7 +133,7 @@ class RoutingCore:
         self._searches: dict[NodeId, _Search] = {}
         self._by_token: dict[int, NodeId] = {}
         self._shortcuts: dict[NodeId, NodeId] = {}
-        self._number = rng.getrandbits(40)
+        self._number = 0
         self._next_token = 0
         self._effects: list[Effect] = []
         self.counters = {
@@ -258,7 +258,8 @@ class RoutingCore:
         self._set_timer(target, search, self._config.relay_search_s * ttl * self._rng.uniform(0.9, 1.1))
 
     def _ask(self, target: NodeId, peers: dict[NodeId, None], ttl: int) -> None:
-        self._number += 1
+        # From a random number on, for a node that restarts must not seem to repeat itself.
+        self._number = self._number + 1 if self._number else self._rng.getrandbits(40)
         self._note(self._owner, self._number, target)
         for peer in peers:
             self._send(peer, Ask(self._number, target, (self._owner,)), ttl)

@@ -1,0 +1,239 @@
+"""Links through other nodes: gossip services over in-memory endpoints, some of which cannot dial each other."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import pytest
+from links import FAST as LINKS
+from support import eventually
+
+from gossip.config import GossipConfig
+from gossip.events import Deliver, Member, MemberState, Superseded
+from gossip.incarnation import life_of, make_incarnation
+from gossip.service import GossipService
+from transport.channel import Channel
+from transport.errors import PeerUnreachable
+from transport.link import CloseReason, Link, SendOutcome
+from transport.memory import MemoryEndpoint, MemoryNetwork
+from transport.types import Address, Lane, NodeId, network_name
+from transport.wire import Envelope, Kind
+
+NETWORK = network_name("test")
+GOSSIP = GossipConfig(
+    heartbeat_interval_s=0.1,
+    suspicion_s=0.4,
+    suspicion_refused_s=0.3,
+    dial_backoff_s_min=0.05,
+    dial_backoff_s_max=0.2,
+    relay_delay_s=0.1,
+    relay_search_s=0.1,
+    relay_retry_s=0.2,
+)
+
+
+class Endpoint(MemoryEndpoint):
+    """One whose dials to some nodes go nowhere, as behind a NAT."""
+
+    blocked: dict[Address, None]
+
+    async def _connect(self, address: Address, expected: NodeId | None) -> tuple[Channel, NodeId]:
+        if address in self.blocked:
+            raise PeerUnreachable(f"{address} is blocked")
+        return await super()._connect(address, expected)
+
+
+class Node:
+    """A service with its endpoint, and what its listener and data handler heard."""
+
+    def __init__(self, wire: MemoryNetwork, name: str, config: GossipConfig) -> None:
+        self.name = NodeId(name)
+        self.opened: list[Link] = []
+        self.closed: list[tuple[Link, CloseReason]] = []
+        self.received: list[tuple[Link, bytes]] = []
+        self.busy = False
+        self.held: list[Link] = []
+        self.states: list[tuple[NodeId, MemberState]] = []
+        incarnation = make_incarnation(1000)
+        self.service = GossipService(
+            self.name, incarnation, listener=self, data_handler=self._data, config=config, rng=random.Random(name)
+        )
+        self.endpoint = Endpoint(wire, NETWORK, self.name, incarnation, self.service, config=LINKS)
+        self.endpoint.blocked = {}
+
+    @property
+    def links(self) -> dict[NodeId, Link]:
+        """What the layer above may send on."""
+        known = {link.peer.node_id: link for link in self.opened}
+        ended = [link for link, _ in self.closed]
+        return {peer: link for peer, link in known.items() if link not in ended}
+
+    def closed_relays(self, peer: Node) -> list[CloseReason]:
+        """Why links to ``peer`` closed."""
+        return [reason for link, reason in self.closed if link.peer.node_id == peer.name]
+
+    def statistic(self, name: str) -> float:
+        return self.service.statistics()[name]
+
+    def bodies(self) -> list[bytes]:
+        return [body for _, body in self.received]
+
+    async def send(self, peer: Node, body: bytes) -> None:
+        """Send on whatever link there is, waiting for room."""
+        while True:
+            link = self.links[peer.name]
+            outcome = link.send(Envelope(Kind.MESSAGES, 8, None, None, body), Lane.NORMAL)
+            if outcome is SendOutcome.ACCEPTED:
+                return
+            await link.wait_writable(Lane.NORMAL)
+
+    def _data(self, link: Link, envelopes: Sequence[Envelope]) -> None:
+        assert self.links[link.peer.node_id] is link
+        self.received += [(link, envelope.body) for envelope in envelopes]
+
+    # GossipListener
+
+    def member_changed(self, before: Member | None, after: Member) -> None:
+        self.states.append((after.node_id, after.state))
+
+    def member_forgotten(self, member: Member) -> None:
+        pass
+
+    def broadcast_received(self, delivery: Deliver) -> None:
+        pass
+
+    def superseded(self, notice: Superseded) -> None:
+        pass
+
+    def link_opened(self, link: Link) -> None:
+        self.opened.append(link)
+
+    def link_closed(self, link: Link, reason: CloseReason, detail: str) -> None:
+        self.closed.append((link, reason))
+
+    # HoldingListener
+
+    def hold_link(self, link: Link) -> bool:
+        if not self.busy:
+            self.held.append(link)
+        return not self.busy
+
+    def release_link(self, link: Link) -> None:
+        self.held.remove(link)
+
+
+Starter = Callable[..., Awaitable[list[Node]]]
+
+
+@pytest.fixture
+def wire() -> MemoryNetwork:
+    """What the nodes of one test are connected by."""
+    return MemoryNetwork()
+
+
+@pytest.fixture
+async def mesh(wire: MemoryNetwork) -> AsyncIterator[Starter]:
+    """Starts nodes of which the pairs in ``blocked`` cannot dial each other, and waits until all know all."""
+    started: list[Node] = []
+
+    async def start(names: str, *blocked: str, config: GossipConfig = GOSSIP) -> list[Node]:
+        nodes = {name: Node(wire, name, config) for name in names}
+        started.extend(nodes.values())
+        for node in nodes.values():
+            await node.endpoint.start()
+        for pair in blocked:
+            ends = [nodes[name].endpoint for name in pair]
+            for one, other in (ends, ends[::-1]):
+                one.blocked[other.listen] = None
+        for node in nodes.values():
+            await node.service.start(node.endpoint)
+            for other in nodes.values():
+                node.service.peer_found(other.name, other.endpoint.addresses)
+        alive = MemberState.ALIVE
+
+        def complete() -> bool:
+            return all(
+                sum(member.state is alive for member in node.service.members()) == len(nodes)
+                and len(node.links) == len(nodes) - 1 - sum(node.name in pair for pair in blocked)
+                for node in nodes.values()
+            )
+
+        await eventually(complete)
+        return list(nodes.values())
+
+    yield start
+    for node in started:
+        await node.service.close()
+
+
+async def test_a_node_that_cannot_be_dialled_is_reached_through_another(mesh: Starter) -> None:
+    """Envelopes pass in both directions, and the relay passes them on without looking into them."""
+    a, b, c = await mesh("abc", "ab")
+
+    a.service.want_link(b.name)
+    await eventually(lambda: b.name in a.links and a.name in b.links)
+    await a.send(b, b"there")
+    await eventually(lambda: b.received)
+    await b.send(a, b"and back")
+    await eventually(lambda: a.received)
+
+    assert (b.bodies(), a.bodies(), c.bodies()) == ([b"there"], [b"and back"], [])
+    assert b.name not in a.service.links
+    assert life_of(a.links[b.name].peer.incarnation) == 1000
+    assert c.statistic("relayed_envelopes") > 4
+    assert a.statistic("relay_links") == b.statistic("relay_links") == 1
+
+
+async def test_a_relay_that_dies_is_replaced_and_nothing_is_lost_doubled_or_reordered(mesh: Starter) -> None:
+    """C is killed in mid-stream: what was under way is sent again through D."""
+    a, b, c, d = await mesh("abcd", "ab")
+    a.service.want_link(b.name)
+    await eventually(lambda: b.name in a.links and a.name in b.links)
+    relay = c
+    sent = [b"%d" % n for n in range(3000)]
+
+    for index, body in enumerate(sent):
+        await a.send(b, body + bytes(2000))
+        if index == 1000:
+            await eventually(lambda: len(b.received) > 100)
+            relay = c if c.statistic("relayed_bytes") > d.statistic("relayed_bytes") else d
+            await relay.service.close()
+    await eventually(lambda: len(b.received) >= len(sent), timeout_s=20)
+
+    assert [body.rstrip(b"\0") for body in b.bodies()] == sent
+    other = d if relay is c else c
+    assert other.statistic("relayed_bytes") > 1_000_000
+    assert len(a.opened) == len({link.peer.node_id for link in a.opened})  # the same link all the time
+
+
+async def test_a_relay_that_falls_silent_is_replaced(mesh: Starter, wire: MemoryNetwork) -> None:
+    """Its links still look open, but nothing is acknowledged: another way is found long before they time out."""
+    a, b, c, d = await mesh("abcd", "ab")
+    a.service.want_link(b.name)
+    await eventually(lambda: b.name in a.links and a.name in b.links)
+    await a.send(b, b"1")
+    await eventually(lambda: b.received)
+    silent = c if c.statistic("relayed_envelopes") > d.statistic("relayed_envelopes") else d
+
+    wire.cut(silent.name, b.name)
+    wire.cut(silent.name, a.name)
+    await a.send(b, b"2")
+    await b.send(a, b"3")
+
+    await eventually(lambda: b.bodies() == [b"1", b"2"] and a.bodies() == [b"3"])
+    assert not a.closed_relays(b)
+
+
+async def test_several_relays_in_a_row(mesh: Starter) -> None:
+    """A way through two nodes is found where no node is linked to both ends, and is cut short when one can be."""
+    a, b, c, d = await mesh("abcd", "ab", "ad", "bc")
+
+    a.service.want_link(b.name)
+    await eventually(lambda: b.name in a.links and a.name in b.links)
+    await a.send(b, b"there")
+    await b.send(a, b"and back")
+
+    await eventually(lambda: b.received and a.received)
+    assert c.statistic("relayed_envelopes")
+    assert d.statistic("relayed_envelopes")
