@@ -293,17 +293,26 @@ class Dial:
     addresses: tuple[Address, ...]
 
 
+class UnlinkReason(enum.Enum):
+    """Why a link is to be closed."""
+
+    SUPERSEDED = enum.auto()
+    """Its other end is a process that a newer one with the same node id has replaced."""
+    VETOED = enum.auto()
+    """The layer above does not admit the node."""
+    DEAD = enum.auto()
+    """The network holds that the peer is dead; the link only looks open."""
+    IDLE = enum.auto()
+    """Nobody here needs it; it stays if the peer does (:mod:`gossip.parting`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Unlink:
-    """Close the link to ``peer``: it is not who it should be, or (``idle``) nobody needs it at the moment.
-
-    ``ask``: only if the peer does not need it either (:mod:`gossip.parting`).
-    """
+    """Close the link to ``peer``."""
 
     peer: NodeId
     why: str
-    idle: bool = False
-    ask: bool = False
+    reason: UnlinkReason = UnlinkReason.SUPERSEDED
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,7 @@ from .events import (
     Started,
     TimerFired,
     Unlink,
+    UnlinkReason,
 )
 from .hyparview_codec import (
     Body,
@@ -255,7 +256,7 @@ class HyParView:
                 self._remove(name)
                 if after.state is MemberState.DEAD:
                     # Its link only looks open.  Should it live after all, it links again and refutes.
-                    self._effects.append(Unlink(name, "the network holds that this node is dead", idle=True))
+                    self._effects.append(Unlink(name, "the network holds that this node is dead", UnlinkReason.DEAD))
                 self._wake_for_repair()
         else:
             if before is not None and is_gone(before.state):
@@ -348,7 +349,7 @@ class HyParView:
     def _unlink(self, peer: NodeId) -> None:
         self._links[peer].keep_until = self._now + _UNUSED_LINK_S  # not again before the peer could answer
         self.counters["links_idle"] += 1
-        self._effects.append(Unlink(peer, "not needed", idle=True, ask=True))
+        self._effects.append(Unlink(peer, "not needed", UnlinkReason.IDLE))
 
     def _used(self, peer: NodeId) -> None:
         if (link := self._links.get(peer)) is not None:

@@ -32,8 +32,9 @@ from __future__ import annotations
 
 import enum
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from transport.errors import LocalProtocolError
 from transport.types import NodeId
@@ -80,10 +81,15 @@ from .events import (
     Superseded,
     TimerFired,
     Unlink,
+    UnlinkReason,
 )
 from .incarnation import is_plausible, life_of, refute
 from .members import MemberTable, details_win, is_gone, status_wins
 from .suspicion import Suspicion, confirmations_wanted, suspicion_min_s
+
+#: Rounds in which another process says other details of our node id, before one of the two gives way: a single claim
+#: may be a mistake, or made up.
+_CONTESTS_MAX: Final = 3
 
 
 class _How(enum.Enum):
@@ -127,13 +133,24 @@ class MembershipCore:
         self_member: This node: its id, incarnation and addresses; the state must be ``ALIVE``.
         config: Limits and times.
         rng: The only randomness.
+        admit: Whether a node that is not known yet may become a member (memberlist's merge and alive delegates);
+            must not raise.  ``None``: every one may.
     """
 
-    def __init__(self, self_member: Member, config: GossipConfig, rng: random.Random) -> None:
+    def __init__(
+        self,
+        self_member: Member,
+        config: GossipConfig,
+        rng: random.Random,
+        admit: Callable[[Member], bool] | None = None,
+    ) -> None:
         # Version 0 means "the owner has said nothing", so that our own first word counts everywhere.
         self._me = replace(self_member, meta_version=max(self_member.meta_version, 1))
         self._config = config
         self._rng = rng
+        self._admit = admit
+        # Details of ours that another process made up, one after the other: see _contest.
+        self._contests = 0
         self._now = 0.0
         self._effects: list[Effect] = []
         self._links: dict[NodeId, _Link] = {}
@@ -158,6 +175,8 @@ class MembershipCore:
             "deaths": 0,
             "refutations": 0,
             "claims_implausible": 0,
+            "claims_vetoed": 0,
+            "contests": 0,
             "requests_over_limit": 0,
             "received_unlinked": 0,
         }
@@ -242,6 +261,9 @@ class MembershipCore:
             self._effects.append(Unlink(event.peer, "another process with this node id has a higher life"))
             return
         self._learn(hello, event.peer, _How.OWN)
+        if self.table.get(event.peer) is None:
+            self._effects.append(Unlink(event.peer, "this node is not admitted", UnlinkReason.VETOED))
+            return
         self._tell_if_accused(event.peer, event.incarnation)
         self._send(event.peer, self._heartbeat(), key="heartbeat")
 
@@ -293,6 +315,9 @@ class MembershipCore:
             return
         if before is None and is_gone(claim.state):
             self.table.bury(claim, self._now)
+            return
+        if before is None and self._admit is not None and not self._admit(claim):
+            self.counters["claims_vetoed"] += 1
             return
         if claim.state is MemberState.DEAD and how is not _How.OWN and before is not None:
             proven = how is _How.NEWS and not self._is_heard(claim)
@@ -370,9 +395,22 @@ class MembershipCore:
                 return
             self.counters["refutations"] += 1
             self._publish(replace(self._me, incarnation=raised))
-        if claim.meta_version > self._me.meta_version and claim.meta_version < 1 << 52:
-            # Not ours, whoever made it up; ours must win again.
-            self._publish(replace(self._me, meta_version=claim.meta_version + 1))
+        if details_win(claim, self._me) and claim.meta_version < 1 << 52:
+            self._contest(claim)
+
+    def _contest(self, claim: Member) -> None:
+        """These details are not ours, whoever made them up: ours must win again.
+
+        Unless another live process has our node id and our life, as when a machine was cloned: then each would raise
+        its version for ever, so after a few rounds the one with the lesser addresses gives way.  Both compare alike.
+        """
+        self.counters["contests"] += 1
+        self._contests += claim.addresses != self._me.addresses
+        if self._contests >= _CONTESTS_MAX and claim.addresses > self._me.addresses:
+            where = ", ".join(map(str, claim.addresses))
+            self._supersede(claim.incarnation, f"a process at {where} has this node id and started at the same time")
+            return
+        self._publish(replace(self._me, meta_version=claim.meta_version + 1))
 
     def _supersede(self, incarnation: int, why: str) -> None:
         self._ended = True

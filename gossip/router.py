@@ -1,8 +1,8 @@
 """One node's gossip as one machine: routes events to the cores, and their effects to one another.
 
-Membership, overlay, probing, partition detection and broadcast are siblings that know nothing of each other (after
-iroh-gossip's ``state.rs``).  Here a change of the member table becomes everybody's business, the overlay's doubt and a
-failed probe become membership's, a probe's wish for a link becomes the overlay's, and the cores' timer tokens are kept
+Membership, overlay, probing, partition detection, broadcast and routing are siblings that know nothing of each other
+(after iroh-gossip's ``state.rs``).  Here a change of the member table becomes everybody's business, the overlay's doubt
+and a failed probe become membership's, a wish for a link becomes the overlay's, and the cores' timer tokens are kept
 apart.  The shell and the simulator drive this class alone.
 """
 
@@ -11,6 +11,7 @@ apart.  The shell and the simulator drive this class alone.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Final
 
 from transport.types import NodeId
@@ -31,19 +32,23 @@ from .events import (
     NeighborUp,
     ProbeFailed,
     Received,
+    RouteSuspected,
+    RouteWanted,
     RttMeasured,
     SetTimer,
     TimerFired,
+    Transit,
 )
 from .hyparview import HyParView
 from .membership import MembershipCore
 from .partition import PartitionCore
 from .plumtree import PlumtreeCore
+from .routing import RoutingCore
 from .swim import SwimCore
 
 # Timer tokens outside: the core's own, times the number of cores, plus which core it is.
-_MEMBERSHIP, _OVERLAY, _SWIM, _PARTITION, _BROADCAST = range(5)
-_CORES: Final = 5
+_MEMBERSHIP, _OVERLAY, _SWIM, _PARTITION, _BROADCAST, _ROUTING = range(6)
+_CORES: Final = 6
 
 
 class GossipCore:
@@ -53,14 +58,22 @@ class GossipCore:
         self_member: This node: id, incarnation, addresses, optional metadata; state ``ALIVE``.
         config: Limits and times.
         rng: The only randomness; a seed repeats a run exactly.
+        admit: Whether a node that is not known yet may become a member; ``None``: every one may.
     """
 
-    def __init__(self, self_member: Member, config: GossipConfig, rng: random.Random) -> None:
-        self._membership = MembershipCore(self_member, config, rng)
+    def __init__(
+        self,
+        self_member: Member,
+        config: GossipConfig,
+        rng: random.Random,
+        admit: Callable[[Member], bool] | None = None,
+    ) -> None:
+        self._membership = MembershipCore(self_member, config, rng, admit)
         self._overlay = HyParView(self_member.node_id, self._membership.table, config, rng)
         self._swim = SwimCore(self_member.node_id, self._membership.table, config, rng)
         self._partition = PartitionCore(self_member.node_id, self._membership.table, config)
         self._broadcast = PlumtreeCore(self_member, config, rng)
+        self._routing = RoutingCore(self_member.node_id, self._membership.table, config, rng)
 
     @property
     def me(self) -> Member:
@@ -98,6 +111,14 @@ class GossipCore:
         """Whether the link to the node was idle for so long that it may be closed."""
         return self._overlay.is_spare(node_id, now)
 
+    def next_hop(self, target: NodeId, now: float) -> NodeId | None:
+        """The linked node to which to send what is for ``target``; ``None``: no way is known."""
+        return self._routing.next_hop(target, now)
+
+    def is_way(self, target: NodeId, hop: NodeId, now: float) -> bool:
+        """Whether ``hop`` is linked and still leads to ``target`` as far as is known."""
+        return self._routing.is_way(target, hop, now)
+
     def distance_s(self, a: NodeId, b: NodeId) -> float | None:
         """The round trip to expect between two nodes by their coordinates; ``None``: unknown."""
         return self._swim.distance_s(a, b)
@@ -123,6 +144,9 @@ class GossipCore:
                     self._route(_BROADCAST, self._broadcast.handle(event, now), effects, now)
             case TimerFired():
                 self._timer(event.token, effects, now)
+            case Transit() | RouteWanted() | RouteSuspected():
+                # Also after this node left: what closes its relayed links has still to arrive.
+                self._route(_ROUTING, self._routing.handle(event, now), effects, now)
             case _:
                 self._route(_BROADCAST, self._broadcast.handle(event, now), effects, now)
                 ended = self.ended
@@ -132,6 +156,7 @@ class GossipCore:
                 self._route(_MEMBERSHIP, self._membership.handle(event, now), effects, now)
                 if not ended:
                     self._route(_OVERLAY, self._overlay.handle(event, now), effects, now)
+                self._route(_ROUTING, self._routing.handle(event, now), effects, now)
         return effects
 
     def _received(self, event: Received, effects: list[Effect], now: float) -> None:
@@ -144,6 +169,8 @@ class GossipCore:
                 self._route(_OVERLAY, self._overlay.handle(event, now), effects, now)
             case Kind.PROBE if not self.ended:
                 self._route(_SWIM, self._swim.handle(event, now), effects, now)
+            case Kind.ROUTE if not self.ended:
+                self._route(_ROUTING, self._routing.handle(event, now), effects, now)
             case _:
                 pass
 
@@ -159,6 +186,8 @@ class GossipCore:
             self._route(which, self._broadcast.handle(TimerFired(token), now), effects, now)
         elif which == _SWIM:
             self._route(which, self._swim.handle(TimerFired(token), now), effects, now)
+        elif which == _ROUTING:
+            self._route(which, self._routing.handle(TimerFired(token), now), effects, now)
         else:
             self._route(which, self._partition.timer(token, now), effects, now)
 
@@ -176,6 +205,8 @@ class GossipCore:
             **self._overlay.counters,
             **self._swim.statistics(),
             **self._partition.counters,
+            "routes": self._routing.targets,
+            **self._routing.counters,
             **{f"broadcasts_{name}": value for name, value in self._broadcast.counters.items()},
         }
 
@@ -192,6 +223,8 @@ class GossipCore:
                 case MemberForgotten():
                     effects.append(effect)
                     self._partition.forgotten(effect.member.node_id)
+                case Doubt() if self._routing.reaches(effect.peer, now):
+                    pass  # it cannot be dialled from here, and lives all the same
                 case Doubt():
                     self._route(_MEMBERSHIP, self._membership.handle(Doubted(effect.peer), now), effects, now)
                 case ProbeFailed():
@@ -200,6 +233,7 @@ class GossipCore:
                     self._route(_MEMBERSHIP, self._membership.handle(effect, now), effects, now)
                     self._route(_SWIM, self._swim.handle(effect, now), effects, now)
                     self._route(_BROADCAST, self._broadcast.handle(effect, now), effects, now)
+                    self._route(_ROUTING, self._routing.handle(effect, now), effects, now)
                 case LinkWanted() | RttMeasured():
                     self._route(_OVERLAY, self._overlay.handle(effect, now), effects, now)
                 case _:
@@ -210,3 +244,4 @@ class GossipCore:
         self._route(_OVERLAY, self._overlay.member_changed(before, after), effects, now)
         self._route(_SWIM, self._swim.member_changed(before, after, now), effects, now)
         self._route(_PARTITION, self._partition.member_changed(before, after, now), effects, now)
+        self._routing.member_changed(after)

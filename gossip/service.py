@@ -16,7 +16,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from transport.clock import Clock, SystemClock
 from transport.errors import DataDirectoryError, LocalProtocolError, RemoteProtocolError
@@ -38,6 +38,7 @@ from .events import (
     Doubt,
     Effect,
     Event,
+    Forward,
     LeaveRequested,
     LinkLost,
     LinkOpened,
@@ -48,11 +49,15 @@ from .events import (
     MemberForgotten,
     MemberState,
     MetaChanged,
+    Missed,
+    Originated,
     PartitionDetected,
     PartitionHealed,
     PeerFound,
     Persist,
     Received,
+    Relayed,
+    RouteChanged,
     Send,
     SendDropped,
     SetTimer,
@@ -60,10 +65,13 @@ from .events import (
     Started,
     Superseded,
     TimerFired,
+    Transit,
     Unlink,
+    UnlinkReason,
 )
 from .incarnation import life_of
 from .parting import Act, Partings, Step
+from .relay import Relays
 from .router import GossipCore
 
 log = get_logger("mesh.gossip")
@@ -86,12 +94,15 @@ _WANTED: Final = frozenset(
         CloseReason.SELF,
         CloseReason.DUPLICATE_NODE,
         CloseReason.NOT_ADMITTED,
+        CloseReason.VETOED,
     }
 )
 
 
 #: Plain integers: this is looked at for every envelope of every frame.
-_GOSSIP: Final = (int(Kind.MEMBERSHIP), int(Kind.BROADCAST), int(Kind.OVERLAY), int(Kind.PROBE))
+_GOSSIP: Final = (int(Kind.MEMBERSHIP), int(Kind.BROADCAST), int(Kind.OVERLAY), int(Kind.PROBE), int(Kind.ROUTE))
+_RELAY: Final = int(Kind.RELAY)
+_PARTING: Final = int(Kind.PARTING)
 
 
 class GossipListener(Protocol):
@@ -132,6 +143,26 @@ class PartitionListener(Protocol):
 
 
 @runtime_checkable
+class MissedListener(Protocol):
+    """What a :class:`GossipListener` may have in addition."""
+
+    def broadcasts_missed(self, missed: Missed) -> None:
+        """Broadcasts that this node should have got can no longer be had."""
+        ...
+
+
+class BroadcastOutcome(NamedTuple):
+    """What became of a broadcast at its origin."""
+
+    sent: int
+    """Neighbours whose links took the payload."""
+    announced: int
+    """Neighbours that were, or will in a moment be, told of it: they fetch it unless another brings it."""
+    dropped: bool = False
+    """This node left the network: nobody will get it."""
+
+
+@runtime_checkable
 class HoldingListener(Protocol):
     """What a :class:`GossipListener` may have in addition, so that closing an idle link loses nothing it sends."""
 
@@ -160,6 +191,8 @@ class GossipService:
             closes the link.  ``None``: they are counted and dropped.
         config: Limits and times.
         meta: This node's metadata to begin with.
+        admit: Whether a node that is not known yet may become a member; it is asked again whenever the node is heard
+            of.  ``None``: every node whose certificate the network's authority signed may.
         persist: Stores an incarnation durably, so that the next start takes a higher life; may block (it is called
             in a thread).  ``None``: nothing is stored.
         clock: Where time is read.
@@ -175,6 +208,7 @@ class GossipService:
         data_handler: Callable[[Link, Sequence[Envelope]], None] | None = None,
         config: GossipConfig | None = None,
         meta: bytes = b"",
+        admit: Callable[[Member], bool] | None = None,
         persist: Callable[[int], object] | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
@@ -186,10 +220,13 @@ class GossipService:
         self._persist = persist
         self._clock = clock or SystemClock()
         me = Member(node_id, incarnation, MemberState.ALIVE, (), 1, meta)
-        self._core = GossipCore(me, self._config, rng or random.Random())  # noqa: S311 - jitter, not secrets
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, not secrets
+        self._core = GossipCore(me, self._config, self._rng, admit)
         self._scope = TaskScope(f"gossip {node_id}")
         self._endpoint: Endpoint | None = None
         self._dialler: Dialler | None = None
+        self._dialling: dict[NodeId, None] = {}
+        self._relays: Relays | None = None
         self._links: dict[NodeId, Link] = {}
         self._heard_at: dict[NodeId, float] = {}
         # When the overlay was last told that a link is in use; only linked peers are here.
@@ -207,6 +244,9 @@ class GossipService:
         self._superseded = False
         self._unlinked: Link | None = None
         self._partings = Partings()
+        # Of the broadcast that is being made: what became of it, and how many links had no room.
+        self._originated: list[Originated] = []
+        self._refused = 0
         self._counters: dict[str, int | float] = {
             "sends_dropped_no_link": 0,
             "sends_dropped_full": 0,
@@ -227,8 +267,11 @@ class GossipService:
         """
         self._endpoint = endpoint
         self._dialler = Dialler(endpoint, self, self._scope, self._clock.monotonic)
-        self._feed(AddressesChanged(tuple(endpoint.addresses)))
-        self._feed(Started())
+        self._relays = Relays(
+            self, self._core, self._listener, endpoint, config=self._config, clock=self._clock, rng=self._rng
+        )
+        self.feed(AddressesChanged(tuple(endpoint.addresses)))
+        self.feed(Started())
         self._measure_lag(asyncio.get_running_loop().time())
         self._drain()
 
@@ -241,7 +284,10 @@ class GossipService:
         """
         if self._closed:
             return
-        self._feed(LeaveRequested())
+        self.feed(LeaveRequested())
+        if self._relays is not None:
+            # First, for what says so passes through others.
+            await self._relays.close(CloseReason.LEAVING)
         await self._close(CloseReason.LEAVING, timeout_s)
 
     async def close(self) -> None:
@@ -258,6 +304,8 @@ class GossipService:
         self._timers.clear()
         if self._dialler is not None:
             self._dialler.close()
+        if self._relays is not None:
+            await self._relays.close(reason)
         await self._scope.close()
         if self._endpoint is not None:
             try:
@@ -300,29 +348,36 @@ class GossipService:
         Raises:
             LocalProtocolError: It is larger than ``meta_bytes_max``; nothing changed.
         """
-        self._feed(MetaChanged(meta))
+        self.feed(MetaChanged(meta))
 
     def set_addresses(self, addresses: Sequence[Address]) -> None:
         """Tell every node that ours can be dialled there from now on."""
-        self._feed(AddressesChanged(tuple(addresses)))
+        self.feed(AddressesChanged(tuple(addresses)))
 
-    def broadcast(self, payload: bytes, ttl: int) -> int:
-        """Send ``payload`` to every other node, as far as links that live can carry it.
+    def broadcast(self, payload: bytes, ttl: int) -> BroadcastOutcome:
+        """Send ``payload`` to every other node.
 
-        Returns:
-            Its sequence number within this process; what a full link dropped is in :meth:`statistics`.
+        It is kept for ``plumtree_age_s``, for nodes that did not get it at once.
 
         Raises:
             LocalProtocolError: The payload is too large or ``ttl`` is not 1 to 255; nothing was sent.
         """
-        self._feed(BroadcastRequested(payload, ttl))
-        return self._core.sequence
+        self._originated.clear()
+        self._refused = 0
+        self.feed(BroadcastRequested(payload, ttl))
+        if self._closed or self._core.ended:
+            return BroadcastOutcome(0, 0, dropped=True)
+        if not self._originated:
+            return BroadcastOutcome(0, 0)  # it waits for what is being stored
+        originated = self._originated.pop()
+        sent = len(originated.pushed) - self._refused
+        return BroadcastOutcome(sent, len(originated.announced) + self._refused)
 
     def peer_found(self, node_id: NodeId | None, addresses: Sequence[Address]) -> None:
         """Discovery saw a node: a hint.  Without an id the addresses are dialled once, whoever answers."""
         found = tuple(addresses)
         if node_id is not None:
-            self._feed(PeerFound(node_id, found))
+            self.feed(PeerFound(node_id, found))
         elif self._dialler is not None and not self._closed:
             own = () if self._endpoint is None else self._endpoint.addresses
             linked = [a for link in self._links.values() for a in (link.remote_address, *link.peer.addresses)]
@@ -331,14 +386,17 @@ class GossipService:
                 self._dialler.request(None, unknown)
 
     def want_link(self, node_id: NodeId) -> None:
-        """The layer above has something for a member that has no link; one follows if it can be dialled."""
-        self._feed(LinkWanted(node_id))
+        """The layer above has something for a member that has no link: one follows, if need be through others."""
+        self.feed(LinkWanted(node_id))
+        if self._relays is not None:
+            self._relays.wanted(node_id)
 
     def statistics(self) -> dict[str, int | float]:
         """Counters and sizes of the service and its cores."""
         dials = {} if self._dialler is None else self._dialler.counters
         sizes = {"links": len(self._links), "timers": len(self._timers), "tasks": len(self._scope)}
-        return {**sizes, **self._counters, **dials, **self._core.statistics()}
+        relays = {} if self._relays is None else self._relays.statistics()
+        return {**sizes, **self._counters, **dials, **relays, **self._core.statistics()}
 
     # --- what links tell (LinkHandler) ------------------------------------------------------------------------
 
@@ -347,12 +405,13 @@ class GossipService:
         peer = link.peer.node_id
         if (replaced := self._links.get(peer)) is not None and replaced is not link:
             # Its link_closed will come, or came too late to matter; for the core the new one takes its place.
-            self._feed(LinkLost(peer, wanted=True))
+            self.feed(LinkLost(peer, wanted=True))
             self._partings.forget(peer)
         self._links[peer] = link
         self._warn_of_wrong_clock(peer, link.peer.incarnation)
-        self._listener.link_opened(link)
-        self._feed(LinkOpened(peer, link.peer.incarnation, link.peer.addresses))
+        if self._relays is None or self._relays.direct_opened(link):
+            self._listener.link_opened(link)
+        self.feed(LinkOpened(peer, link.peer.incarnation, link.peer.addresses))
 
     def link_closed(self, link: Link, reason: CloseReason, detail: str) -> None:
         """See :class:`~transport.link.LinkHandler`."""
@@ -361,10 +420,11 @@ class GossipService:
             del self._links[peer]
             self._partings.forget(peer)
             self._used_at.pop(peer, None)
-            self._feed(LinkLost(peer, left=reason is CloseReason.LEAVING, wanted=reason in _WANTED))
+            self.feed(LinkLost(peer, left=reason is CloseReason.LEAVING, wanted=reason in _WANTED))
         if reason is CloseReason.DUPLICATE_NODE and self._unlinked is not link:
             self.node_id_taken(detail)
-        self._listener.link_closed(link, reason, detail)
+        if self._relays is None or self._relays.direct_closed(link):
+            self._listener.link_closed(link, reason, detail)
 
     def envelopes_received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
         """See :class:`~transport.link.LinkHandler`."""
@@ -373,7 +433,9 @@ class GossipService:
             kind = envelope.kind
             if kind in _GOSSIP:
                 self._gossip_received(link, envelope)
-            elif kind == Kind.PARTING:
+            elif kind == _RELAY:
+                self.feed(Transit(link.peer.node_id, envelope), link)
+            elif kind == _PARTING:
                 self._parting_heard(link, parting.decode(envelope.body))
             elif data is None:
                 data = [envelope]
@@ -382,20 +444,25 @@ class GossipService:
         if data is None:
             return
         self._used(link)
+        if self._relays is None or not self._relays.comes_early(link, data):
+            self.data_received(link, data)
+
+    def data_received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
+        """See :class:`~gossip.relay.RelayHost`."""
         if self._data_handler is None:
-            self._counters["envelopes_unhandled"] += len(data)
+            self._counters["envelopes_unhandled"] += len(envelopes)
         else:
-            self._data_handler(link, data)
+            self._data_handler(link, envelopes)
 
     def _used(self, link: Link) -> None:
         """Tell the overlay now and then that a link is good for something."""
         peer = link.peer.node_id
         now = self._clock.monotonic()
         if self._partings and self._partings.data_from(peer) is Act.RELEASE:
-            self._release(link)
+            self.release(link)
         if now - self._used_at.get(peer, -math.inf) >= self._config.idle_link_s / 4:
             self._used_at[peer] = now
-            self._feed(LinkUsed(peer))
+            self.feed(LinkUsed(peer))
 
     def _gossip_received(self, link: Link, envelope: Envelope) -> None:
         peer = link.peer.node_id
@@ -404,7 +471,7 @@ class GossipService:
         self._heard_at[peer] = self._clock.wall()
         event = Received(peer, envelope.body, envelope.kind, envelope.ttl)
         try:
-            self._feed(event, link)
+            self.feed(event, link)
         except RemoteProtocolError:
             self._counters["peer_errors"] += 1
             raise
@@ -419,9 +486,17 @@ class GossipService:
 
     def dial_done(self, peer: NodeId | None, link: Link | None, *, refused: bool) -> None:
         """See :class:`~gossip.dialling.DialResults`."""
+        if peer is not None:
+            self._dialling.pop(peer, None)
         # A dial that "succeeded" without a link that we were told of must not be waited for for ever.
         if peer is not None and (link is None or peer not in self._links):
-            self._feed(DialFailed(peer, refused))
+            self.feed(DialFailed(peer, refused))
+            if self._relays is not None:
+                self._relays.dial_failed(peer)
+
+    def is_dialling(self, peer: NodeId) -> bool:
+        """See :class:`~gossip.relay.RelayHost`."""
+        return peer in self._dialling
 
     def node_id_taken(self, detail: str) -> None:
         """See :class:`~gossip.dialling.DialResults`."""
@@ -437,7 +512,7 @@ class GossipService:
 
     # --- events and effects -----------------------------------------------------------------------------------
 
-    def _feed(self, event: Event, link: Link | None = None) -> None:
+    def feed(self, event: Event, link: Link | None = None) -> None:
         """Give one event to the core, or let it wait its turn.
 
         Raises:
@@ -461,7 +536,7 @@ class GossipService:
             dropped, self._dropped = self._dropped, []
             for send in dropped:
                 # What a dropped body leads to is an announcement after a pause, never the same body at once.
-                self._feed(SendDropped(send))
+                self.feed(SendDropped(send))
 
     def _drain(self) -> None:
         """Give the core what waited."""
@@ -491,23 +566,24 @@ class GossipService:
                 self._set_timer(effect)
             case Dial():
                 if self._dialler is not None:
+                    self._dialling[effect.peer] = None
                     self._dialler.request(effect.peer, effect.addresses)
             case MemberChanged():
                 self._member_changed(effect)
             case MemberForgotten():
                 self._heard_at.pop(effect.member.node_id, None)
                 self._listener.member_forgotten(effect.member)
+            case Originated():
+                self._originated.append(effect)
+            case Missed():
+                log.warning("broadcasts missed", origin=effect.origin, first=effect.first, last=effect.last)
+                if isinstance(self._listener, MissedListener):
+                    self._listener.broadcasts_missed(effect)
             case Deliver():
                 self._listener.broadcast_received(effect)
             case Unlink():
                 if (link := self._links.get(effect.peer)) is not None:
-                    if effect.ask:
-                        self._offer_parting(link)
-                    elif effect.idle:
-                        link.close(CloseReason.IDLE, effect.why)
-                    else:
-                        self._unlinked = link
-                        link.close(CloseReason.DUPLICATE_NODE, effect.why)
+                    self._unlink(link, effect)
             case PartitionDetected() | PartitionHealed():
                 self._partition_changed(effect)
             case Persist():
@@ -516,26 +592,55 @@ class GossipService:
                     self._scope.spawn(self._write(self._persist, effect.incarnation), name="persist")
             case Superseded():
                 self._tell_superseded(effect)
+            case Forward() | Relayed() | RouteChanged():
+                self._relay(effect)
             case Doubt():
                 pass  # between cores only
 
+    def _unlink(self, link: Link, effect: Unlink) -> None:
+        match effect.reason:
+            case UnlinkReason.IDLE:
+                self._offer_parting(link)
+            case UnlinkReason.DEAD:
+                link.close(CloseReason.IDLE, effect.why)
+            case UnlinkReason.VETOED:
+                link.close(CloseReason.VETOED, effect.why)
+            case UnlinkReason.SUPERSEDED:
+                self._unlinked = link
+                link.close(CloseReason.DUPLICATE_NODE, effect.why)
+
     def _send(self, effect: Send) -> None:
         link = self._links.get(effect.peer)
-        if link is None:
-            self._counters["sends_dropped_no_link"] += 1
+        outcome = SendOutcome.CLOSED
+        if link is not None:
+            lane = Lane.NORMAL if effect.kind == Kind.BROADCAST else Lane.CONTROL
+            outcome = link.send(Envelope(effect.kind, effect.ttl, None, None, effect.body), lane, key=effect.key)
+        if outcome is SendOutcome.ACCEPTED:
             return
-        lane = Lane.NORMAL if effect.kind == Kind.BROADCAST else Lane.CONTROL
-        outcome = link.send(Envelope(effect.kind, effect.ttl, None, None, effect.body), lane, key=effect.key)
+        self._refused += effect.kind == Kind.BROADCAST
         if outcome is SendOutcome.FULL:
             self._counters["sends_dropped_full"] += 1
             self._dropped.append(effect)
-        elif outcome is SendOutcome.CLOSED:
+        else:
             self._counters["sends_dropped_no_link"] += 1
+
+    def _relay(self, effect: Forward | Relayed | RouteChanged) -> None:
+        if self._relays is None:
+            return
+        match effect:
+            case Forward():
+                self._relays.forward(effect)
+            case Relayed():
+                self._relays.received(effect)
+            case RouteChanged():
+                self._relays.endpoint.way_changed(effect.target, found=effect.found)
 
     def _member_changed(self, effect: MemberChanged) -> None:
         after = effect.after
         if after.node_id == self._node_id and self._endpoint is not None:
             self._endpoint.set_incarnation(after.incarnation)
+            if self._relays is not None:
+                self._relays.endpoint.set_incarnation(after.incarnation)
         before = None if effect.before is None else effect.before.state
         if before is not after.state:
             log.info("member", node=after.node_id, state=after.state.name.lower(), incarnation=after.incarnation)
@@ -565,7 +670,7 @@ class GossipService:
     # --- closing idle links -----------------------------------------------------------------------------------
 
     def _offer_parting(self, link: Link) -> None:
-        if link.peer.node_id not in self._partings and self._hold(link):
+        if link.peer.node_id not in self._partings and self.hold(link):
             self._partings.offered(link.peer.node_id, self._clock.monotonic())
             self._say(link, Step.OFFER)
 
@@ -575,7 +680,7 @@ class GossipService:
             return
         match self._partings.heard(peer, step):
             case Act.ASK:
-                if self._core.spares_link(peer, now) and self._hold(link):
+                if self._core.spares_link(peer, now) and self.hold(link):
                     self._partings.agreed(peer, now)
                     self._say(link, Step.AGREE)
                 else:
@@ -588,20 +693,21 @@ class GossipService:
             case Act.STAY:
                 self._say(link, Step.STAY)
             case Act.RELEASE:
-                self._release(link)
+                self.release(link)
             case Act.NOTHING:
                 pass
 
-    def _hold(self, link: Link) -> bool:
+    def hold(self, link: Link) -> bool:
         """Have everybody stop sending, if nothing is under way; what is queued would be dropped by a close."""
         return link.queued == 0 and (not isinstance(self._listener, HoldingListener) or self._listener.hold_link(link))
 
     def _stay(self, link: Link) -> None:
         if self._partings.forget(link.peer.node_id) is Act.RELEASE:
-            self._release(link)
+            self.release(link)
         self._say(link, Step.STAY)
 
-    def _release(self, link: Link) -> None:
+    def release(self, link: Link) -> None:
+        """Have everybody go on."""
         if isinstance(self._listener, HoldingListener):
             self._listener.release_link(link)
 
@@ -618,12 +724,12 @@ class GossipService:
     def _timer(self, token: int, due: float) -> None:
         self._timers.pop(token, None)
         self._check_stall(due)
-        self._feed(TimerFired(token))
+        self.feed(TimerFired(token))
 
     def _measure_lag(self, due: float) -> None:
         self._check_stall(due)
         for peer in self._partings.expired(self._clock.monotonic()):
-            self._release(self._links[peer])
+            self.release(self._links[peer])
         loop = asyncio.get_running_loop()
         following = loop.time() + LAG_INTERVAL_S
         self._lag_timer = loop.call_at(following, self._measure_lag, following)
@@ -636,4 +742,4 @@ class GossipService:
             self._counters["stalls"] += 1
             self._counters["stall_longest_s"] = max(self._counters["stall_longest_s"], late_s)
             log.warning("event loop stalled", seconds=round(late_s, 3))
-            self._feed(Stalled(late_s))
+            self.feed(Stalled(late_s))

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .events import (
         AgentJoined,
         AgentLeft,
+        BroadcastsMissed,
         EventsLost,
         MeshEvent,
         NodeFailed,
@@ -82,6 +83,7 @@ __all__ = [
     "AgentMessage",
     "AgentNetworkManager",
     "AgentNode",
+    "BroadcastsMissed",
     "ConfigError",
     "DeliveryError",
     "DeliveryStatus",
@@ -131,8 +133,8 @@ _HOMES = {
         *("UnknownAgent", "UnknownNode"),
     ),
     "events": (
-        *("AgentJoined", "AgentLeft", "EventsLost", "MeshEvent", "NodeFailed", "NodeJoined", "NodeLeft"),
-        *("NodeSuspected", "NodeUpdated", "PartitionDetected", "PartitionHealed"),
+        *("AgentJoined", "AgentLeft", "BroadcastsMissed", "EventsLost", "MeshEvent", "NodeFailed", "NodeJoined"),
+        *("NodeLeft", "NodeSuspected", "NodeUpdated", "PartitionDetected", "PartitionHealed"),
     ),
     "join": ("Joining", "join_network"),
     "manager": ("AgentNetworkManager",),

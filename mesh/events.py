@@ -77,6 +77,14 @@ class PartitionHealed:
 
 
 @dataclass(frozen=True, slots=True)
+class BroadcastsMissed:
+    """``count`` broadcasts of ``node_id`` went round without reaching this node, and nobody has them any more."""
+
+    node_id: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class EventsLost:
     """The consumer was too slow: ``count`` events were dropped here; read ``net.members()`` afresh."""
 
@@ -93,5 +101,6 @@ MeshEvent = (
     | AgentLeft
     | PartitionDetected
     | PartitionHealed
+    | BroadcastsMissed
     | EventsLost
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,17 +11,19 @@ from transport.types import Address
 
 from .config import MeshConfig
 from .manager import AgentNetworkManager
+from .types import AgentNode
 
 
 class Joining:
     """The pending result of :func:`join_network`: ``await`` it, or enter it with ``async with``."""
 
-    def __init__(self, config: MeshConfig) -> None:
+    def __init__(self, config: MeshConfig, admit: Callable[[AgentNode], bool] | None) -> None:
         self._config = config
+        self._admit = admit
         self._manager: AgentNetworkManager | None = None
 
     def __await__(self) -> Generator[Any, None, AgentNetworkManager]:
-        return AgentNetworkManager(self._config).start().__await__()
+        return AgentNetworkManager(self._config, admit=self._admit).start().__await__()
 
     async def __aenter__(self) -> AgentNetworkManager:
         self._manager = await self
@@ -44,6 +46,7 @@ def join_network(
     data_dir: str | Path | None = None,
     join_token: str | None = None,
     config: MeshConfig | str | Path | None = None,
+    admit: Callable[[AgentNode], bool] | None = None,
     **settings: Any,
 ) -> Joining:
     """Join a network, creating it if this is its first node on this machine.
@@ -59,6 +62,8 @@ def join_network(
         data_dir: The tree that the nodes of one machine share.
         join_token: From ``mesh invite``, for the first join from another machine or data directory.
         config: A :class:`MeshConfig`, or the path of a TOML file.
+        admit: Asked about each node that is not known yet, besides the certificate that it must have; ``False`` keeps
+            it out of this node's view and closes its link.  Plain and quick: it is called on the event loop.
         **settings: Any other field of :class:`MeshConfig`.
 
     Returns:
@@ -78,5 +83,6 @@ def join_network(
             data_dir=data_dir,
             join_token=join_token,
             **settings,
-        )
+        ),
+        admit,
     )

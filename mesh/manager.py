@@ -7,7 +7,7 @@ runtime (starting and stopping).  All methods belong to the event loop on which 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
 
@@ -29,7 +29,7 @@ from .messaging.body import AGENT_ID_MAX, GROUP_CHARS_MAX, HEADER_CHARS_MAX, HEA
 from .messaging.courier import Parcel
 from .profile import AGENT_FIELD_CHARS_MAX, AGENT_LIST_MAX
 from .runtime import Runtime
-from .types import DEFAULT_TTL, AgentInfo, AgentMessage, AgentNode, MessageType, NodeStatus, Receipt
+from .types import BROADCAST_TTL, DEFAULT_TTL, AgentInfo, AgentMessage, AgentNode, MessageType, NodeStatus, Receipt
 
 #: The agent id of messages that no agent sent: the node itself, or a command line.
 NODE_ITSELF: Final = 0
@@ -45,11 +45,12 @@ class AgentNetworkManager:
 
     Args:
         config: What to run.
+        admit: See :func:`mesh.join_network`.
     """
 
-    def __init__(self, config: MeshConfig) -> None:
+    def __init__(self, config: MeshConfig, *, admit: Callable[[AgentNode], bool] | None = None) -> None:
         self._config = config
-        self._runtime = Runtime(config)
+        self._runtime = Runtime(config, admit=admit)
         self._bytes_max = config.message_bytes_max
         self._timeout_s = config.messages.request_timeout_s
 
@@ -387,12 +388,14 @@ class AgentNetworkManager:
         *,
         from_agent: int = NODE_ITSELF,
         priority: Priority = Priority.NORMAL,
-        ttl: int = DEFAULT_TTL,
+        ttl: int = BROADCAST_TTL,
         headers: Mapping[str, str] | None = None,
     ) -> Receipt:
         """Send a message to every agent on every node, the sending agent excepted.
 
-        Best effort: the receipt says to how many nodes it was handed directly; those pass it on.
+        Neighbours pass it on, and nodes that miss it fetch it from them for half a minute; nobody acknowledges it.
+        The receipt's status is ``SENT`` if a neighbour took it or was told of it, ``QUEUED`` if there is none at the
+        moment, ``DROPPED`` if this node is leaving.
 
         Raises:
             PayloadTooLarge, InvalidMessage, NetworkClosed: As :meth:`send`.

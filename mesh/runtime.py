@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ from gossip.discovery.tree import TreeDiscovery
 from gossip.events import Deliver, Member, MemberState
 from gossip.events import Superseded as SupersededNotice
 from gossip.incarnation import life_of, make_incarnation
-from gossip.service import GossipService
+from gossip.service import BroadcastOutcome, GossipService
 from transport.clock import SystemClock
 from transport.errors import PeerRefused, RemoteProtocolError
 from transport.identity.audit import AuditLog
@@ -49,7 +49,7 @@ from .config import MeshConfig
 from .control.server import ControlServer
 from .control.target import ControlTarget
 from .errors import NetworkClosed, Superseded
-from .events import PartitionDetected, PartitionHealed
+from .events import BroadcastsMissed, PartitionDetected, PartitionHealed
 from .messaging.courier import Courier
 from .observers import Observers
 from .profile import NodeProfile, encode_profile
@@ -75,10 +75,12 @@ class Runtime:
 
     Args:
         config: What to run.
+        admit: Whether a node that is not known yet may become a member; ``None``: every one may.
     """
 
-    def __init__(self, config: MeshConfig) -> None:
+    def __init__(self, config: MeshConfig, *, admit: Callable[[AgentNode], bool] | None = None) -> None:
         self._config = config
+        self._admit = admit
         self._clock = SystemClock()
         self._rng = random.Random()  # noqa: S311 - jitter and sampling, nothing secret
         self._stack = AsyncExitStack()
@@ -184,6 +186,7 @@ class Runtime:
             data_handler=self._envelopes_received,
             config=config.gossip_config(),
             meta=encode_profile(self._profile),
+            admit=None if self._admit is None else self._admits,
             persist=lambda incarnation: directory.record_life(life_of(incarnation)),
             clock=self._clock,
             rng=self._rng,
@@ -352,6 +355,10 @@ class Runtime:
         else:
             self.observers.publish(PartitionHealed(change.returned, change.missing, change.present))
 
+    def broadcasts_missed(self, missed: gossip_events.Missed) -> None:
+        """See :class:`gossip.service.MissedListener`."""
+        self.observers.publish(BroadcastsMissed(missed.origin, missed.last - missed.first + 1))
+
     def superseded(self, notice: SupersededNotice) -> None:
         """See :class:`gossip.service.GossipListener`."""
         self._ending = Superseded(
@@ -381,8 +388,17 @@ class Runtime:
                 self.renewal.received(link, envelope)
         self.courier.envelopes_received(link, envelopes)
 
-    def _broadcast(self, payload: bytes, ttl: int) -> object:
+    def _broadcast(self, payload: bytes, ttl: int) -> BroadcastOutcome:
         return self.gossip.broadcast(payload, ttl)
+
+    def _admits(self, member: Member) -> bool:
+        """Ask the application; if it fails, nobody comes in."""
+        assert self._admit is not None
+        try:
+            return bool(self._admit(self.view.describe(member)))
+        except Exception:
+            log.exception("admit raised: the node is not admitted", node=member.node_id)
+            return False
 
     # --- what discovery tells (DiscoverySink) -------------------------------------------------------------------
 

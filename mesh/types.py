@@ -25,6 +25,8 @@ __all__ = [
 
 #: Hops a message may take when nothing else is said.
 DEFAULT_TTL = 8
+#: The same for a broadcast, which travels along a tree that is deeper than the network is wide.
+BROADCAST_TTL = 64
 
 
 class MessageType(enum.IntEnum):
@@ -57,6 +59,10 @@ class DeliveryStatus(enum.Enum):
     """Accepted by this node for the link to the receiver's node."""
     DELIVERED = "delivered"
     """Handed to the receiving agent: its handler was called, or it is in its inbox."""
+    QUEUED = "queued"
+    """Of a broadcast: no neighbour took it yet.  It is kept for half a minute, for neighbours that come back."""
+    DROPPED = "dropped"
+    """Of a broadcast: this node was leaving, and nobody will get it."""
 
 
 @dataclass(slots=True)
@@ -140,7 +146,7 @@ class Receipt(NamedTuple):
         message_id: The id it was given.
         status: How far it has come.
         node_id: The node it went to; for a broadcast, empty.
-        nodes: For a broadcast, how many nodes it was handed to directly.
+        nodes: For a broadcast, how many neighbours took it or were told of it; they pass it on.
     """
 
     message_id: str

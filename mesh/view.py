@@ -8,7 +8,7 @@ of it, and keeps the profiles and the agent directory in step.  Every transition
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from gossip.events import Member, MemberState
@@ -26,7 +26,7 @@ from .events import (
     NodeUpdated,
 )
 from .profile import NodeProfile, decode_profile
-from .types import AgentNode, NodeStatus
+from .types import AgentInfo, AgentNode, NodeStatus
 
 _GONE: Final = (MemberState.DEAD, MemberState.LEFT)
 
@@ -100,21 +100,13 @@ class NetworkView:
         Raises:
             KeyError: It is not a member.
         """
-        member = self._members[node_id]
-        profile = self._profiles[node_id]
         agents = self.directory.on_node(node_id)
-        address = member.addresses[0] if member.addresses else None
-        return AgentNode(
-            node_id=node_id,
-            agent_ids=tuple(agent.agent_id for agent in agents),
-            address=address.host if address else "",
-            port=address.port if address else 0,
-            capabilities=tuple(sorted({name for agent in agents for name in agent.capabilities})),
-            status=_status(member.state, profile),
-            last_heartbeat=last_heartbeat_ms,
-            metadata=dict(profile.metadata),
-            incarnation=member.incarnation,
-        )
+        return _node(self._members[node_id], self._profiles[node_id], agents, last_heartbeat_ms)
+
+    def describe(self, member: Member) -> AgentNode:
+        """A node that need not be in this view, as its record describes it."""
+        profile = self._profile(member)
+        return _node(member, profile, profile.agents, 0)
 
     def node_ids(self) -> list[str]:
         """Every known member, sorted."""
@@ -127,6 +119,21 @@ class NetworkView:
             for node_id in self.node_ids()
             if self._profiles[node_id].can_issue and self._members[node_id].state is MemberState.ALIVE
         ]
+
+
+def _node(member: Member, profile: NodeProfile, agents: Sequence[AgentInfo], last_heartbeat_ms: int) -> AgentNode:
+    address = member.addresses[0] if member.addresses else None
+    return AgentNode(
+        node_id=member.node_id,
+        agent_ids=tuple(agent.agent_id for agent in agents),
+        address=address.host if address else "",
+        port=address.port if address else 0,
+        capabilities=tuple(sorted({name for agent in agents for name in agent.capabilities})),
+        status=_status(member.state, profile),
+        last_heartbeat=last_heartbeat_ms,
+        metadata=dict(profile.metadata),
+        incarnation=member.incarnation,
+    )
 
 
 def _shows(member: Member) -> tuple[object, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol
 
+from gossip.service import BroadcastOutcome
 from mesh.agents import Handler, LocalAgent
 from mesh.messaging.courier import Courier, Parcel
 from mesh.types import AgentInfo, AgentMessage, MessageType
@@ -200,11 +201,12 @@ class World:
     def make_courier(self, name: str, life: int = 1) -> Courier:
         """A courier of this world that is not linked yet."""
 
-        def broadcast(payload: bytes, ttl: int) -> None:
+        def broadcast(payload: bytes, ttl: int) -> BroadcastOutcome:
             self.broadcasts.append((name, payload, ttl))
             for other in list(self.couriers.values()):
                 if other.node_id != name:
                     asyncio.get_running_loop().call_soon(other.broadcast_received, name, life, payload)
+            return BroadcastOutcome(len(self.couriers) - 1, 0)
 
         return Courier(
             name,

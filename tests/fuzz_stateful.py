@@ -304,7 +304,7 @@ class _Link:
         self.remote_address = Address("10.0.0.1", 7946)
         self.is_open = True
         self.rtt_s: float | None = None
-        self.sent_bytes = 0
+        self.sent_bytes = self.queued = 0
 
     def send(self, envelope: wire.Envelope, lane: Lane, *, key: str | None = None) -> SendOutcome:
         """See :class:`transport.link.Link`."""

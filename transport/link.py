@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from .types import Address, Lane, NodeId
+from .config import LinkConfig
+from .types import Address, Lane, NetworkName, NodeId
 from .wire import Envelope
 
 
@@ -58,6 +59,8 @@ class CloseReason(enum.IntEnum):
     """The certificate is expired, revoked, or from another authority."""
     IDLE = 4411
     """Closed because nobody needed it."""
+    VETOED = 4412
+    """The application at the other end does not admit this node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +172,16 @@ class LinkHandler(Protocol):
 
 class Endpoint(Protocol):
     """One node's end of all its links: listens, dials, and keeps at most one link to each peer."""
+
+    @property
+    def network(self) -> NetworkName:
+        """The network that this node belongs to."""
+        ...
+
+    @property
+    def config(self) -> LinkConfig:
+        """Limits and times of its links."""
+        ...
 
     @property
     def addresses(self) -> tuple[Address, ...]:

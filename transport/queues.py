@@ -1,10 +1,11 @@
 """The five lanes of one link: bounded, strict for control, weighted and starvation-free for users.
 
-A frame is filled from the lanes like this.  The control lane is emptied first, always: the mesh's own traffic must
-never be behind data, or load would look like death.  The four user lanes share what is left by deficit round robin
-(Shreedhar and Varghese, SIGCOMM 1995) with bytes as the currency: in a round, each lane that has something waiting
-may send its quantum, most urgent lane first, and keeps what it could not spend.  The quanta are 8 : 4 : 2 : 1, so
-under overload URGENT gets 8/15 of the bytes and LOW still gets 1/15.  Where only one user lane has something, it
+A frame is filled from the lanes like this.  The control lane goes first, always: the mesh's own traffic must
+never be behind data, or load would look like death.  It is emptied, but where users wait it leaves them an eighth of
+each frame, so that a storm of it cannot silence them either.  The four user lanes share what is left by deficit round
+robin (Shreedhar and Varghese, SIGCOMM 1995) with bytes as the currency: in a round, each lane that has something
+waiting may send its quantum, most urgent lane first, and keeps what it could not spend.  The quanta are 8 : 4 : 2 : 1,
+so under overload URGENT gets 8/15 of the bytes and LOW still gets 1/15.  Where only one user lane has something, it
 is served without accounting.
 
 An envelope may be queued under a *key*; a later one with the same lane and key takes its place in the queue, so that
@@ -24,6 +25,9 @@ from .wire import ENVELOPE_OVERHEAD_BYTES, Envelope
 
 #: Bytes per round for URGENT, HIGH, NORMAL, LOW (index = lane).  The sum is about one frame.
 QUANTA_BYTES: Final = (0, 32_768, 16_384, 8_192, 4_096)
+
+#: The part of a frame that control traffic leaves to users who wait.
+_USER_PART: Final = 8
 
 _USER_LANES: Final = (Lane.URGENT, Lane.HIGH, Lane.NORMAL, Lane.LOW)
 
@@ -146,9 +150,12 @@ class LaneQueues:
         room = bytes_max
         control = self._lanes[0]
         if control is not None and control.waiting:
-            room = self._fill(frame, control, envelopes_max, room)
-            if control.waiting:
+            if self.length == len(control.waiting):
+                self._fill(frame, control, envelopes_max, room)
                 return frame
+            left = room // _USER_PART
+            most = max(1, envelopes_max - max(1, envelopes_max // _USER_PART))
+            room = self._fill(frame, control, most, room - left) + left
         if self.length:
             active = [lane for lane in _USER_LANES if (queue := self._lanes[lane]) is not None and queue.waiting]
             if len(active) == 1:

@@ -11,6 +11,7 @@ from mesh.errors import InvalidMessage
 from mesh.events import (
     AgentJoined,
     AgentLeft,
+    BroadcastsMissed,
     EventsLost,
     MeshEvent,
     NodeFailed,
@@ -132,6 +133,8 @@ def event_document(event: MeshEvent) -> Json:
                 "missing": list(missing),
                 "present": list(present),
             }
+        case BroadcastsMissed(node_id, count):
+            return {"event": "broadcasts_missed", "node_id": node_id, "count": count}
         case EventsLost(count):
             return {"event": "events_lost", "count": count}
         case _:

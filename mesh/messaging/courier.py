@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from gossip.service import BroadcastOutcome
 from mesh.agents import Delivery, LocalAgent
 from mesh.errors import (
     DeliveryTimeout,
@@ -164,7 +165,7 @@ class Courier:
         clock: Clock,
         window_bytes: int,
         locate: Callable[[int], str | None],
-        broadcast: Callable[[bytes, int], object],
+        broadcast: Callable[[bytes, int], BroadcastOutcome],
         want_link: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.node_id = node_id
@@ -396,12 +397,15 @@ class Courier:
         now_ms = self._now_ms()
         message = parcel.message(sequence, 0, now_ms)
         payload = encode_broadcast(message, now_ms, parcel.priority)
-        self._broadcast(payload, parcel.ttl)
+        outcome = self._broadcast(payload, parcel.ttl)
         self.counters["broadcasts_sent"] += 1
         # Our own agents hear it as well, the sender excepted; decoded afresh so that nobody shares our objects.
         self.broadcast_received(self.node_id, self._life, payload)
-        linked = sum(1 for dialogue in self._dialogues.values() if dialogue.link is not self._loopback)
-        return Receipt(f"{self._id_prefix}{sequence:x}", DeliveryStatus.SENT, "", linked)
+        nodes = outcome.sent + outcome.announced
+        status = DeliveryStatus.SENT if nodes else DeliveryStatus.QUEUED
+        if outcome.dropped:
+            status = DeliveryStatus.DROPPED
+        return Receipt(f"{self._id_prefix}{sequence:x}", status, "", nodes)
 
     def respond(self, node_id: str, life: int, query_sequence: int, parcel: Parcel) -> bool:
         """Send the response to a query of that life of a node; ``False`` if it cannot be reached any more."""

@@ -35,6 +35,7 @@ from gossip.events import (
     Started,
     TimerFired,
     Unlink,
+    UnlinkReason,
 )
 from gossip.hyparview import HyParView
 from gossip.hyparview_codec import (
@@ -213,7 +214,7 @@ class Script:
             case Dial():
                 return f"dial {effect.peer} {' '.join(a.host for a in effect.addresses)}"
             case Unlink():
-                return f"unlink {effect.peer}{' idle' if effect.idle else ''}"
+                return f"unlink {effect.peer}{' idle' if effect.reason is UnlinkReason.IDLE else ''}"
             case NeighborUp():
                 return f"up {effect.peer}"
             case NeighborDown():
@@ -292,10 +293,10 @@ def test_no_more_links_than_allowed() -> None:
     world.now = 2.0
 
     assert world.feed(LinkWanted(NodeId("c"))) == [
-        Unlink(NodeId("b"), "not needed", idle=True, ask=True),
+        Unlink(NodeId("b"), "not needed", UnlinkReason.IDLE),
         Dial(NodeId("c"), (address("c"),)),
     ]
-    assert Unlink(NodeId("b"), "not needed", idle=True, ask=True) in world.feed(LinkOpened(NodeId("c"), 1, ()))
+    assert Unlink(NodeId("b"), "not needed", UnlinkReason.IDLE) in world.feed(LinkOpened(NodeId("c"), 1, ()))
 
     full = World(links_max=1)
     full.feed(LinkOpened(NodeId("a"), 1, ()))
@@ -420,4 +421,4 @@ def test_a_link_dialled_for_a_place_that_was_filled_meanwhile_just_stays() -> No
     world.receive(other, Neighbor(Priority.HIGH, 1))
 
     assert world.feed(LinkOpened(dialled, 1, ())) == []
-    assert Unlink(dialled, "not needed", idle=True, ask=True) in world.wait(60)
+    assert Unlink(dialled, "not needed", UnlinkReason.IDLE) in world.wait(60)

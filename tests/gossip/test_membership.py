@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -35,6 +36,7 @@ from gossip.events import (
     Superseded,
     TimerFired,
     Unlink,
+    UnlinkReason,
 )
 from gossip.incarnation import REFUTATION_JUMP_MAX, REFUTATIONS_MAX, make_incarnation
 from gossip.membership import MembershipCore
@@ -55,7 +57,10 @@ class Node:
 
     def __init__(self, *peers: str, **limits: float) -> None:
         self.config = GossipConfig(**limits)  # type: ignore[arg-type]
-        self.core = MembershipCore(member("m"), self.config, random.Random(1))
+        self.vetoed: list[str] = []
+        self.core = MembershipCore(
+            member("m"), self.config, random.Random(1), admit=lambda claim: claim.node_id not in self.vetoed
+        )
         self.now = 0.0
         self.timers: list[tuple[float, int]] = []
         self.effects: list[Effect] = []
@@ -668,3 +673,61 @@ def test_leaving_is_told_to_every_peer_at_once() -> None:
     assert any(isinstance(e, MemberChanged) and e.after.state is LEFT for e in effects)
     assert node.feed(LinkLost(NodeId("a"))) == []
     assert node.fire(100) == []
+
+
+# --- admission --------------------------------------------------------------------------------------------------
+
+
+def test_a_node_that_is_not_admitted_stays_out() -> None:
+    """Neither its link nor hearsay brings it in, and nothing of it is passed on; members stay what they are."""
+    node = Node("a", "b")
+    node.vetoed = ["a", "x"]
+    assert [(e.peer, e.reason) for e in node.link("x") if isinstance(e, Unlink)] == [("x", UnlinkReason.VETOED)]
+    effects = node.news(member("x"), member("y")) + node.fire(node.now + 0.1)
+
+    assert (node.state("x"), node.state("y"), node.state("a")) == (None, ALIVE, ALIVE)
+    assert ("x", ALIVE) not in told(node, "b", effects)
+    assert node.core.counters["claims_vetoed"] == 2
+    node.news(member("a", SUSPECT))
+    assert node.state("a") is SUSPECT
+    node.vetoed = []
+    node.news(member("x"))
+    assert node.state("x") is ALIVE
+
+
+# --- two processes with one name --------------------------------------------------------------------------------
+
+
+def cloned(version: int, host: str) -> Member:
+    """What a process says that was started in the same second from a copy of our data directory."""
+    return replace(member("m"), meta_version=version, addresses=(Address(host, 1),))
+
+
+def test_details_that_somebody_made_up_are_overruled() -> None:
+    """Once or twice, or with our own addresses, may be a mistake or a lie: ours win again."""
+    node = Node("a")
+    node.feed(AddressesChanged((Address("10.0.0.5", 1),)))
+    for _ in range(2):
+        node.news(cloned(node.core.me.meta_version + 1, "10.0.0.9"))
+    for _ in range(9):
+        node.news(replace(cloned(node.core.me.meta_version + 1, "10.0.0.5"), meta=b"made up"))
+
+    assert not node.core.ended
+    assert node.core.me.addresses == (Address("10.0.0.5", 1),)
+    assert node.core.me.meta == b""
+    assert node.core.counters["contests"] == 11
+
+
+def test_of_two_processes_with_one_name_and_life_one_gives_way() -> None:
+    """Each hears the other's details again and again; by their addresses both know which of them ends."""
+    ends = {}
+    for ours, theirs in (("10.0.0.5", "10.0.0.9"), ("10.0.0.9", "10.0.0.5")):
+        node = Node("a")
+        node.feed(AddressesChanged((Address(ours, 1),)))
+        for _ in range(4):
+            effects = node.news(cloned(node.core.me.meta_version + 1, theirs))
+            notices = [e.why for e in effects if isinstance(e, Superseded)]
+            if notices:
+                assert "10.0.0.9:1 has this node id" in notices[0]
+        ends[ours] = node.core.ended
+    assert ends == {"10.0.0.5": True, "10.0.0.9": False}

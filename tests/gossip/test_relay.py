@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
@@ -14,7 +15,7 @@ from gossip.events import Deliver, Member, MemberState, Superseded
 from gossip.incarnation import life_of, make_incarnation
 from gossip.service import GossipService
 from transport.channel import Channel
-from transport.errors import PeerUnreachable
+from transport.errors import LinkClosed, PeerUnreachable
 from transport.link import CloseReason, Link, SendOutcome
 from transport.memory import MemoryEndpoint, MemoryNetwork
 from transport.types import Address, Lane, NodeId, network_name
@@ -80,13 +81,15 @@ class Node:
         return [body for _, body in self.received]
 
     async def send(self, peer: Node, body: bytes) -> None:
-        """Send on whatever link there is, waiting for room."""
+        """Send on whatever link there is, waiting for room, or for the link to be released."""
         while True:
+            await eventually(lambda: peer.name in self.links and self.links[peer.name] not in self.held)
             link = self.links[peer.name]
             outcome = link.send(Envelope(Kind.MESSAGES, 8, None, None, body), Lane.NORMAL)
             if outcome is SendOutcome.ACCEPTED:
                 return
-            await link.wait_writable(Lane.NORMAL)
+            with contextlib.suppress(LinkClosed):
+                await link.wait_writable(Lane.NORMAL)
 
     def _data(self, link: Link, envelopes: Sequence[Envelope]) -> None:
         assert self.links[link.peer.node_id] is link
@@ -144,8 +147,8 @@ async def mesh(wire: MemoryNetwork) -> AsyncIterator[Starter]:
             await node.endpoint.start()
         for pair in blocked:
             ends = [nodes[name].endpoint for name in pair]
-            for one, other in (ends, ends[::-1]):
-                one.blocked[other.listen] = None
+            for one, another in (ends, ends[::-1]):
+                one.blocked[another.listen] = None
         for node in nodes.values():
             await node.service.start(node.endpoint)
             for other in nodes.values():
@@ -167,12 +170,17 @@ async def mesh(wire: MemoryNetwork) -> AsyncIterator[Starter]:
         await node.service.close()
 
 
+async def relayed(a: Node, b: Node) -> None:
+    """Link two nodes through others."""
+    a.service.want_link(b.name)
+    await eventually(lambda: b.name in a.links and a.name in b.links)
+
+
 async def test_a_node_that_cannot_be_dialled_is_reached_through_another(mesh: Starter) -> None:
     """Envelopes pass in both directions, and the relay passes them on without looking into them."""
     a, b, c = await mesh("abc", "ab")
 
-    a.service.want_link(b.name)
-    await eventually(lambda: b.name in a.links and a.name in b.links)
+    await relayed(a, b)
     await a.send(b, b"there")
     await eventually(lambda: b.received)
     await b.send(a, b"and back")
@@ -188,8 +196,7 @@ async def test_a_node_that_cannot_be_dialled_is_reached_through_another(mesh: St
 async def test_a_relay_that_dies_is_replaced_and_nothing_is_lost_doubled_or_reordered(mesh: Starter) -> None:
     """C is killed in mid-stream: what was under way is sent again through D."""
     a, b, c, d = await mesh("abcd", "ab")
-    a.service.want_link(b.name)
-    await eventually(lambda: b.name in a.links and a.name in b.links)
+    await relayed(a, b)
     relay = c
     sent = [b"%d" % n for n in range(3000)]
 
@@ -210,8 +217,7 @@ async def test_a_relay_that_dies_is_replaced_and_nothing_is_lost_doubled_or_reor
 async def test_a_relay_that_falls_silent_is_replaced(mesh: Starter, wire: MemoryNetwork) -> None:
     """Its links still look open, but nothing is acknowledged: another way is found long before they time out."""
     a, b, c, d = await mesh("abcd", "ab")
-    a.service.want_link(b.name)
-    await eventually(lambda: b.name in a.links and a.name in b.links)
+    await relayed(a, b)
     await a.send(b, b"1")
     await eventually(lambda: b.received)
     silent = c if c.statistic("relayed_envelopes") > d.statistic("relayed_envelopes") else d
@@ -229,11 +235,61 @@ async def test_several_relays_in_a_row(mesh: Starter) -> None:
     """A way through two nodes is found where no node is linked to both ends, and is cut short when one can be."""
     a, b, c, d = await mesh("abcd", "ab", "ad", "bc")
 
-    a.service.want_link(b.name)
-    await eventually(lambda: b.name in a.links and a.name in b.links)
+    await relayed(a, b)
     await a.send(b, b"there")
     await b.send(a, b"and back")
 
     await eventually(lambda: b.received and a.received)
     assert c.statistic("relayed_envelopes")
     assert d.statistic("relayed_envelopes")
+
+
+async def test_a_direct_link_takes_over_without_losing_doubling_or_reordering_anything(mesh: Starter) -> None:
+    """The layer above hears of it when the relayed link, on which nothing is under way any more, is closed."""
+    a, b, _ = await mesh("abc", "ab")
+    await relayed(a, b)
+    over_relay = a.links[b.name]
+
+    sent = [b"%d" % n for n in range(400)]
+    for index, body in enumerate(sent):
+        if index == 200:
+            a.endpoint.blocked.clear()
+            a.service.want_link(b.name)
+        await a.send(b, body)
+        await b.send(a, body)
+        if index == 300:
+            await eventually(lambda: b.name in a.service.links)
+            await eventually(lambda: a.links.get(b.name) is a.service.links[b.name])
+            await eventually(lambda: b.links.get(a.name) is b.service.links[a.name])
+
+    await eventually(lambda: len(b.received) >= len(sent) and len(a.received) >= len(sent))
+    assert b.bodies() == a.bodies() == sent
+    assert not over_relay.is_open
+    assert a.closed_relays(b) == b.closed_relays(a) == [CloseReason.IDLE]
+    assert a.statistic("relay_handovers") == b.statistic("relay_handovers") == 1
+    assert a.statistic("relay_links") == 0
+
+
+async def test_a_busy_relayed_link_goes_over_the_direct_one_until_it_is_idle(mesh: Starter) -> None:
+    """Something is under way: the link stays, but the relay has no more to do, and comes in again if need be."""
+    a, b, c = await mesh("abc", "ab")
+    await relayed(a, b)
+    over_relay = a.links[b.name]
+    b.busy = True
+
+    a.endpoint.blocked.clear()
+    a.service.want_link(b.name)
+    await eventually(lambda: b.name in a.service.links and a.name in b.service.links)
+    passed_on = c.statistic("relayed_envelopes")
+    await a.send(b, b"1")
+    await eventually(lambda: b.bodies() == [b"1"])
+    assert c.statistic("relayed_envelopes") == passed_on
+    assert a.links[b.name] is over_relay
+
+    a.endpoint.blocked[b.endpoint.listen] = None
+    a.service.links[b.name].close(CloseReason.IDLE)
+    await eventually(lambda: b.name not in a.service.links and a.name not in b.service.links)
+    await a.send(b, b"2")
+    await eventually(lambda: b.bodies() == [b"1", b"2"])
+    assert c.statistic("relayed_envelopes") > passed_on
+    assert a.links[b.name] is over_relay

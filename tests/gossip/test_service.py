@@ -15,9 +15,9 @@ from support import eventually
 from gossip import parting
 from gossip.codec import News, encode
 from gossip.config import GossipConfig
-from gossip.events import Deliver, Member, MemberState, Superseded, Unlink
+from gossip.events import Deliver, Member, MemberState, Missed, Superseded, Unlink, UnlinkReason
 from gossip.incarnation import life_of, make_incarnation
-from gossip.service import GossipService
+from gossip.service import BroadcastOutcome, GossipService
 from transport.errors import LocalProtocolError, RemoteProtocolError
 from transport.link import CloseReason, Link, SendOutcome
 from transport.memory import MemoryEndpoint, MemoryNetwork
@@ -41,6 +41,7 @@ class Node:
         self.changes: list[tuple[Member | None, Member]] = []
         self.forgotten: list[Member] = []
         self.delivered: list[Deliver] = []
+        self.missed: list[Missed] = []
         self.notices: list[Superseded] = []
         self.opened: list[Link] = []
         self.closed: list[CloseReason] = []
@@ -82,6 +83,9 @@ class Node:
 
     def broadcast_received(self, delivery: Deliver) -> None:
         self.delivered.append(delivery)
+
+    def broadcasts_missed(self, missed: Missed) -> None:
+        self.missed.append(missed)
 
     def superseded(self, notice: Superseded) -> None:
         self.notices.append(notice)
@@ -198,15 +202,59 @@ async def test_broadcasts_arrive_once_in_order(mesh: Starter) -> None:
     """Everywhere but at the origin."""
     a, b, c = await mesh("a", "b", "c")
 
-    sequences = [a.service.broadcast(b"%d" % n, ttl=4) for n in range(20)]
+    outcomes = [a.service.broadcast(b"%d" % n, ttl=4) for n in range(20)]
 
-    assert sequences == list(range(1, 21))
+    assert all(outcome.sent + outcome.announced == 2 and not outcome.dropped for outcome in outcomes)
+    assert a.service.statistics()["broadcasts_originated"] == 20
     for node in (b, c):
         await eventually(functools.partial(lambda n: len(n.delivered) >= 20, node))
         assert [d.payload for d in node.delivered] == [b"%d" % n for n in range(20)]
     assert a.delivered == []
     with pytest.raises(LocalProtocolError):
         a.service.broadcast(b"", ttl=0)
+
+
+async def test_the_caller_learns_what_became_of_a_broadcast(mesh: Starter) -> None:
+    """Nobody there: kept.  While a life is being stored: kept.  After leaving: dropped."""
+    (a,) = await mesh("a")
+    assert a.service.broadcast(b"into the void", 4) == BroadcastOutcome(0, 0)
+    a.service._writing = True
+    assert a.service.broadcast(b"later", 4) == BroadcastOutcome(0, 0)
+    a.service._writing = False
+    a.service._drain()
+    assert a.service.statistics()["broadcasts_originated"] == 2
+
+    await a.service.leave()
+
+    assert a.service.broadcast(b"too late", 4) == BroadcastOutcome(0, 0, dropped=True)
+
+
+async def test_missed_broadcasts_are_told(mesh: Starter) -> None:
+    """To the layer above, if it wants to know."""
+    (a,) = await mesh("a")
+    missed = Missed(NodeId("b"), 1, 3, 5)
+
+    a.service._execute([missed])
+
+    assert a.missed == [missed]
+
+
+async def test_a_node_that_is_not_admitted_loses_its_link(wire: MemoryNetwork) -> None:
+    """It stays out of the table, and is told why its link closed."""
+    a, b = Node(wire, "a", 1000), Node(wire, "b", 1001)
+    a.service = GossipService(
+        a.name, make_incarnation(1000), listener=a, config=FAST, admit=lambda member: member.node_id != "b"
+    )
+    a.endpoint = MemoryEndpoint(wire, NETWORK, a.name, make_incarnation(1000), a.service)
+    for node in (a, b):
+        await node.start()
+
+    b.service.peer_found(None, a.endpoint.addresses)
+
+    await eventually(lambda: CloseReason.VETOED in b.closed)
+    assert a.service.member(b.name) is None
+    for node in (a, b):
+        await node.service.close()
 
 
 async def test_other_kinds_go_to_the_data_handler(mesh: Starter) -> None:
@@ -232,7 +280,7 @@ def _idle(monkeypatch: pytest.MonkeyPatch, *nodes: Node) -> None:
 async def test_an_idle_link_is_closed_when_both_sides_agree(mesh: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everybody who sends is held first; a link that is needed, or on which something is under way, stays."""
     a, b = await mesh("a", "b")
-    offer = Unlink(b.name, "not needed", idle=True, ask=True)
+    offer = Unlink(b.name, "not needed", UnlinkReason.IDLE)
 
     a.service._execute([offer])  # still neighbours: b says so
     await eventually(lambda: a.held == [] and a.released == 1)
@@ -259,7 +307,7 @@ async def test_a_link_that_became_needed_after_the_offer_stays(mesh: Starter, mo
     """The side that offered takes it back, and the one that agreed sends again."""
     a, b = await mesh("a", "b")
     _idle(monkeypatch, a, b)
-    a.service._execute([Unlink(b.name, "not needed", idle=True, ask=True)])
+    a.service._execute([Unlink(b.name, "not needed", UnlinkReason.IDLE)])
     monkeypatch.setattr(a.service._core._overlay, "is_busy", lambda _peer: True)
 
     await eventually(lambda: a.released == b.released == 1)
@@ -275,7 +323,7 @@ async def test_an_offer_that_nobody_answers_ends(mesh: Starter, monkeypatch: pyt
     _idle(monkeypatch, a, b)
     here = a.service.links[b.name]
 
-    a.service._execute([Unlink(b.name, "not needed", idle=True, ask=True)])
+    a.service._execute([Unlink(b.name, "not needed", UnlinkReason.IDLE)])
     a.service._partings.expired(a.service._clock.monotonic())
     await eventually(lambda: b.released == 1)  # its agreement came too late, and was answered
     b.service._partings.agreed(a.name, b.service._clock.monotonic())
@@ -434,9 +482,10 @@ async def test_a_full_link_drops_and_counts(mesh: Starter) -> None:
     outcomes = iter([SendOutcome.FULL, SendOutcome.CLOSED])
     a.service._links[b.name] = SimpleNamespace(send=lambda *_args, **_kwargs: next(outcomes))
 
-    a.service.broadcast(b"x", 1)
-    a.service.broadcast(b"y", 1)
+    refused = [a.service.broadcast(b"x", 1), a.service.broadcast(b"y", 1)]
     a.service._links[b.name] = link
+
+    assert refused == [BroadcastOutcome(0, 1), BroadcastOutcome(0, 1)]
 
     assert a.service.statistics()["sends_dropped_full"] == 1
     assert a.service.statistics()["sends_dropped_no_link"] >= 1

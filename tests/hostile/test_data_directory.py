@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hostile_nodes import join
@@ -90,10 +91,10 @@ async def test_damaged_files_are_named_or_mended(tree: Path, tmp_path: Path, dam
             assert refusal.hint, f"{name}: {refusal}"
 
 
-async def _start(data_dir: Path, **settings: None):  # type: ignore[no-untyped-def]  # what `join` gives
+async def _start(data_dir: Path, **settings: Any):  # type: ignore[no-untyped-def]  # what `join` gives
     from mesh import join_network
 
-    given = {"node_id": "n1", **settings}
+    given: dict[str, Any] = {"node_id": "n1", **settings}
     return await join_network(data_dir=data_dir, listen="127.0.0.1:0", mdns=False, **given)
 
 

@@ -24,6 +24,8 @@ def test_events_can_be_matched() -> None:
                 return agent.agent_id
             case m.EventsLost(count):
                 return count
+            case m.BroadcastsMissed(node_id):
+                return node_id
             case m.PartitionDetected(lost) | m.PartitionHealed(lost):
                 return lost
             case _:
@@ -35,4 +37,5 @@ def test_events_can_be_matched() -> None:
         3,
         "a",
     ]
+    assert about(m.BroadcastsMissed("a", 2)) == "a"
     assert about(m.PartitionDetected(("b", "c"), ("a",))) == about(m.PartitionHealed(("b", "c"), (), ("a",)))

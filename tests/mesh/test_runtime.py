@@ -21,6 +21,7 @@ from support import eventually, open_descriptors
 from mesh import (
     AgentMessage,
     AgentNetworkManager,
+    AgentNode,
     DeliveryUncertain,
     MeshConfig,
     MeshError,
@@ -71,6 +72,24 @@ async def test_nodes_that_start_at_once_on_an_empty_tree(join: Networks) -> None
 
     assert len({runtime(net)._credentials.authority_fingerprint for net in nets}) == 1
     assert all(len(net.members()) == 8 for net in nets)
+
+
+async def test_the_application_has_a_say_in_who_may_be_a_member(join: Networks) -> None:
+    """A node that it refuses, or about which it fails, is no member here; the others are."""
+    asked: list[str] = []
+
+    def admit(node: AgentNode) -> bool:
+        asked.append(node.node_id)
+        if node.node_id == "bad":
+            raise RuntimeError("no idea")
+        return node.node_id != "refused"
+
+    picky = await join("picky", admit=admit)
+    for name in ("refused", "bad", "good"):
+        await join(name, bootstrap=[str(picky.addresses[0])])
+
+    await eventually(lambda: {node.node_id for node in picky.members()} == {"picky", "good"})
+    await eventually(lambda: {"refused", "bad", "good"} <= set(asked))
 
 
 async def test_two_networks_in_one_tree(join: Networks) -> None:

@@ -117,6 +117,17 @@ def test_a_node_is_seen_with_all_that_it_says() -> None:
     assert (node.agent_ids, node.capabilities, node.metadata) == ((7,), ("sort", "sum"), {"rack": "1"})
 
 
+def test_a_node_can_be_described_before_it_is_in_the_view() -> None:
+    """As the application is asked whether to admit it; nothing is remembered of it."""
+    view = NetworkView()
+
+    described = view.describe(_member(S.ALIVE, META))
+
+    assert (described.node_id, described.agent_ids, described.metadata) == ("a", (7,), {"rack": "1"})
+    assert (described.address, described.port, described.capabilities) == ("10.0.0.1", 1, ("sort", "sum"))
+    assert view.node_ids() == []
+
+
 def test_a_node_without_address_is_seen() -> None:
     """A member that cannot be dialled has an empty address."""
     view = NetworkView()

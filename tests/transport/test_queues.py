@@ -34,15 +34,24 @@ def test_lanes_are_served_most_urgent_first() -> None:
     assert queues.length == 0
 
 
-def test_control_goes_alone_while_it_fills_frames() -> None:
-    """As long as the control lane fills a frame, nothing else is in it."""
-    queues = LaneQueues(100, 1 << 20)
-    queues.put(_envelope(b"user"), Lane.URGENT)
-    for _ in range(5):
+def test_a_storm_of_control_leaves_users_an_eighth() -> None:
+    """Control goes first and fills frames, but not the last part of them while users wait; the reverse never."""
+    queues = LaneQueues(1000, 1 << 20)
+    for _ in range(100):
         queues.put(_envelope(b"control"), Lane.CONTROL)
+    assert _bodies(queues.take(16, 65536)) == [b"control"] * 16
+    for lane in (Lane.LOW, Lane.URGENT, Lane.URGENT):
+        queues.put(_envelope(lane.name.encode()), lane)
 
-    assert _bodies(queues.take(3, 65536)) == [b"control"] * 3
-    assert _bodies(queues.take(3, 65536)) == [b"control"] * 2 + [b"user"]
+    assert _bodies(queues.take(16, 65536)) == [b"control"] * 14 + [b"URGENT"] * 2
+    assert _bodies(queues.take(3, 65536)) == [b"control"] * 2 + [b"LOW"]
+    size = len(b"control") + ENVELOPE_OVERHEAD_BYTES
+    queues.put(_envelope(bytes(3 * size)), Lane.HIGH)
+    assert _bodies(queues.take(256, 16 * size)) == [b"control"] * 14
+    queues.put(_envelope(b"1"), Lane.HIGH)
+    frame = _bodies(queues.take(256, 160 * size))
+    assert frame[:54] == [b"control"] * 54
+    assert frame[54:] == [bytes(3 * size), b"1"]
 
 
 def test_a_full_lane_refuses_and_others_do_not() -> None:

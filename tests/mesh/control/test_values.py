@@ -11,6 +11,7 @@ from mesh.control.values import event_document
 from mesh.events import (
     AgentJoined,
     AgentLeft,
+    BroadcastsMissed,
     EventsLost,
     MeshEvent,
     NodeFailed,
@@ -35,6 +36,7 @@ _EVENTS: dict[str, MeshEvent] = {
     "agent_joined": AgentJoined(_AGENT),
     "agent_left": AgentLeft(_AGENT),
     "partition_detected": PartitionDetected(("n2",), ("n1",)),
+    "broadcasts_missed": BroadcastsMissed("n1", 3),
     "partition_healed": PartitionHealed(("n2",), (), ("n1",)),
     "events_lost": EventsLost(4),
 }

@@ -9,6 +9,7 @@ import pytest
 from couriers import Inbox, World, command, echo, ignore, nothing_waits, query
 from support import eventually
 
+from gossip.service import BroadcastOutcome
 from mesh.errors import (
     DeliveryUncertain,
     NetworkClosed,
@@ -254,6 +255,22 @@ async def test_a_broadcast_reaches_every_agent_but_its_sender() -> None:
         assert all((each.headers, each.from_node, each.payload) == ({"k": "v"}, "a", b"all") for each in seen)
         assert len({id(each.headers) for each in seen}) == 4
         assert (receipt.node_id, receipt.nodes) == ("", 2)
+
+
+async def test_the_receipt_of_a_broadcast_says_what_became_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taken by or announced to neighbours, kept because there are none, or dropped because the node is leaving."""
+    outcomes = [BroadcastOutcome(2, 1), BroadcastOutcome(0, 1), BroadcastOutcome(0, 0)]
+    outcomes.append(BroadcastOutcome(0, 0, dropped=True))
+    async with World() as world:
+        monkeypatch.setattr(world["a"], "_broadcast", lambda _payload, _ttl: outcomes.pop(0))
+        receipts = [world["a"].broadcast(command(0)) for _ in range(4)]
+
+    assert [(receipt.status, receipt.nodes) for receipt in receipts] == [
+        (DeliveryStatus.SENT, 3),
+        (DeliveryStatus.SENT, 1),
+        (DeliveryStatus.QUEUED, 0),
+        (DeliveryStatus.DROPPED, 0),
+    ]
 
 
 async def test_a_broadcast_query_is_not_answered() -> None:
