@@ -31,6 +31,7 @@ from gossip.events import (
     TimerFired,
 )
 from gossip.router import GossipCore
+from gossip.service import BroadcastOutcome
 from mesh.agents import LocalAgent
 from mesh.messaging.body import Acks, encode_acks, encode_batch, encode_broadcast
 from mesh.messaging.courier import Courier, Parcel
@@ -338,7 +339,7 @@ async def _courier(data: bytes) -> object:
         clock=_Clock(),
         window_bytes=1 << 16,
         locate=lambda agent_id: "there" if agent_id == 9 else None,
-        broadcast=lambda payload, ttl: None,
+        broadcast=lambda payload, ttl: BroadcastOutcome(0, 0),
     )
     link = _Link()
     agent = LocalAgent(AgentInfo(7, "here"), _echo, concurrency=2, outcomes=courier)
