@@ -214,7 +214,7 @@ class Script:
             case Dial():
                 return f"dial {effect.peer} {' '.join(a.host for a in effect.addresses)}"
             case Unlink():
-                return f"unlink {effect.peer}{' idle' if effect.reason is UnlinkReason.IDLE else ''}"
+                return f"unlink {effect.peer} {effect.reason.name.lower()}"
             case NeighborUp():
                 return f"up {effect.peer}"
             case NeighborDown():
