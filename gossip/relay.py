@@ -366,7 +366,7 @@ class Relays:
         return {**self.counters, "relay_links": len(self.endpoint.links), "relay_pieces_sent_again": again}
 
     async def close(self, reason: CloseReason) -> None:
-        """Close all relayed links, which takes as long as saying so through relays, within the links' bound."""
+        """Close all relayed links: at once, or in order if the node leaves, which takes a round trip through relays."""
         if self._closed:
             return
         self._closed = True
@@ -374,4 +374,6 @@ class Relays:
             timer.cancel()
         self._wanted.clear()
         await self._scope.close()
+        if reason is not CloseReason.LEAVING:
+            self.endpoint.abort()
         await self.endpoint.close(reason)

@@ -106,7 +106,7 @@ def encode(segment: Segment) -> bytes:
             return pack((_ACK, stream, ack, bits))
         case Fin(stream, sequence, ack, bits, code, text):
             return pack((_FIN, stream, sequence, ack, bits, code, text[:_TEXT_CHARS_MAX]))
-        case Reset():
+        case _:
             return pack((_RESET, segment.stream))
 
 

@@ -281,6 +281,11 @@ class RelayEndpoint(BaseEndpoint):
         """The streams that are not over."""
         return [channel.stream for channel in self._channels.values()]
 
+    def abort(self) -> None:
+        """End all links now; their other ends are told, and do not have to answer."""
+        for link in list(self._live):
+            link.finish(CloseReason.NORMAL, "")
+
     def _accept(self, peer: NodeId, number: int) -> RelayChannel | None:
         """A stream that another node opened; it is open at once."""
         if self._closed or len(self._live) - len(self._links) >= self.config.handshakes_max:

@@ -115,6 +115,7 @@ class RelayStream:
         # What is to be sent: given but not sent yet, and sent but not acknowledged, by sequence.
         self._waiting: deque[_Piece] = deque()
         self._flight: dict[int, _Piece] = {}
+        self._end_arrived: tuple[int, str] | None = None
         self._next_sequence = 1
         self._order = 0
         self._acked_order = 0
@@ -287,10 +288,10 @@ class RelayStream:
             self._acked_order = max(self._acked_order, piece.order)
             if piece.tries == 1:
                 self._measure(now - piece.sent_at)
-            if piece.end is not None:
-                self._end(effects, *piece.end, by_peer=False)
-                return
-        if news:
+            self._end_arrived = self._end_arrived or piece.end
+        if self._end_arrived is not None and not self._flight:
+            self._end(effects, *self._end_arrived, by_peer=False)
+        elif news:
             self._progress(len(news), now)
             self._find_lost()
             effects.extend(self._pump(now))

@@ -317,8 +317,8 @@ class RoutingCore:
                 self._answered(peer, body)
             case Lost():
                 self._lost_way(body.target, peer)
-            case None:
-                pass
+            case _:
+                pass  # of a later version
 
     def _asked(self, peer: NodeId, ask: Ask, ttl: int) -> None:
         path, target = ask.path, ask.target

@@ -72,7 +72,7 @@ def encode(body: Body) -> bytes:
             return pack((_ASK, body.number, body.target, body.path))
         case Answer():
             return pack((_ANSWER, body.number, body.target, body.path, body.hops, body.neighbors))
-        case Lost():
+        case _:
             return pack((_LOST, body.target))
 
 

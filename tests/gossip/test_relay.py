@@ -28,6 +28,7 @@ GOSSIP = GossipConfig(
     suspicion_refused_s=0.3,
     dial_backoff_s_min=0.05,
     dial_backoff_s_max=0.2,
+    heal_interval_s=0.3,
     relay_delay_s=0.1,
     relay_search_s=0.1,
     relay_retry_s=0.2,
