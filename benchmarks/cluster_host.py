@@ -25,6 +25,9 @@ from mesh.processes import Document, options, run, serve
 from mesh.types import AgentMessage, MessageType, NodeStatus
 
 _TEXTS_MAX: Final = 20
+# A loop that is so late has enough to do without another node.
+_CALM_S: Final = 0.1
+_CALM_WAIT_S: Final = 20.0
 # Log lines are told apart by their first words; a defect that writes a new text each time must not fill memory.
 _CAUSES_MAX: Final = 50
 
@@ -144,14 +147,20 @@ class ClusterHost:
         self._nodes: dict[str, Watched] = {}
 
     async def start(self, names: dict[str, int], bootstrap: list[str], at_once: int, expected: int) -> Document:
-        """Start nodes, each with the agent of the number given, ``at_once`` at a time."""
+        """Start nodes, each with the agent of the number given, ``at_once`` at a time.
+
+        The next begins when one is in the network and the event loop keeps up.
+        """
         turns = asyncio.Semaphore(at_once)
 
         async def one(node_id: str, agent_id: int) -> None:
             async with turns:
+                await _calm()
                 net = await join_network(node_id=node_id, bootstrap=bootstrap, **self._shared)
                 watched = self._nodes[node_id] = Watched(net, agent_id, expected)
                 await net.register_agent(agent_id, ["echo"], handler=watched.handle)
+                if bootstrap:
+                    await net.wait_for_members(2, timeout_s=60.0)
 
         await asyncio.gather(*(one(node_id, agent_id) for node_id, agent_id in names.items()))
         return {"addresses": [str(self._nodes[node_id].net.addresses[0]) for node_id in names]}
@@ -269,6 +278,16 @@ class ClusterHost:
         """Let every node leave in order."""
         await asyncio.gather(*(node.close() for node in self._nodes.values()))
         self._nodes.clear()
+
+
+async def _calm() -> None:
+    """Wait until the event loop is hardly late, or has been late for long: then waiting helps nobody."""
+    deadline = time.monotonic() + _CALM_WAIT_S
+    late_s = _CALM_S
+    while late_s >= _CALM_S and time.monotonic() < deadline:
+        due = time.monotonic() + _CALM_S
+        await asyncio.sleep(_CALM_S)
+        late_s = time.monotonic() - due
 
 
 def raise_descriptor_limit() -> int:

@@ -54,6 +54,7 @@ class Cluster:
         nodes: How many nodes.
         hosts: How many processes share them.
         lone: How many of the nodes have a process of their own.
+        timing: Settings of the nodes: preset and intervals.
         rng: Draws who sends to whom.
         progress: Told what is being done.
     """
@@ -65,10 +66,12 @@ class Cluster:
         nodes: int,
         hosts: int,
         lone: int,
+        timing: Mapping[str, Any],
         rng: random.Random,
         progress: Callable[[str], None],
     ) -> None:
         self._workers = workers
+        self._timing = timing
         self._rng = rng
         self._progress = progress
         self._broadcasts = 0
@@ -117,6 +120,7 @@ class Cluster:
             "listen": "127.0.0.1:0",
             "mdns": False,
             "control": False,
+            **self._timing,
         }
         return await self._workers.start(f"host-{number}", "benchmarks.cluster_host", settings)
 
