@@ -210,13 +210,13 @@ def test_a_ping_goes_out_when_either_direction_is_silent() -> None:
     session.heard(0.9)
     session.sent(0.9)
     assert session.handle(Ticked(), 1.5) == []
-    session.heard(2.0)
-    assert _sent(session.handle(Ticked(), 2.0)) == [Kind.PING]  # nothing sent since 0.9
+    session.heard(2.2)
+    assert _sent(session.handle(Ticked(), 2.2)) == [Kind.PING]  # nothing sent since 0.9
     session.heard(2.5)
     assert session.handle(Ticked(), 2.5) == []
-    session.sent(3.6)
+    session.sent(3.8)
     session.heard(2.6)
-    assert _sent(session.handle(Ticked(), 3.7)) == [Kind.PING]  # nothing heard since 2.6
+    assert _sent(session.handle(Ticked(), 3.9)) == [Kind.PING]  # nothing heard since 2.6
 
 
 def test_a_busy_link_is_measured_now_and_then() -> None:
