@@ -139,10 +139,40 @@ class Doubted:
 
 @dataclass(frozen=True, slots=True)
 class BroadcastRequested:
-    """Send ``payload`` to every node of the network."""
+    """Send ``payload`` to every node of the network, or of a group that is open."""
 
     payload: bytes
     ttl: int
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupOpened:
+    """This node subscribes to ``group`` (``member``), or only publishes to it; ``subscribers``: all that are known.
+
+    Said again, it changes ``member``; a group that is only published to closes by itself when it is idle.
+    """
+
+    group: str
+    subscribers: tuple[NodeId, ...]
+    member: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriberChanged:
+    """Another node subscribed to ``group``, or no longer does."""
+
+    group: str
+    node_id: NodeId
+    subscribed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LinkKept:
+    """Between cores only: the link to ``peer`` must not be closed as idle (``kept``), or may be again."""
+
+    peer: NodeId
+    kept: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +271,9 @@ Event = (
     | Stalled
     | Doubted
     | BroadcastRequested
+    | GroupOpened
+    | SubscriberChanged
+    | LinkKept
     | NeighborUp
     | NeighborDown
     | LinkWanted
@@ -345,6 +378,8 @@ class Deliver:
     origin_incarnation: int
     sequence: int
     payload: bytes
+    group: str = ""
+    """The group it was published to; empty: it was for every node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,6 +402,7 @@ class Missed:
     life: int
     first: int
     last: int
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -434,6 +470,7 @@ Effect = (
     | Doubt
     | ProbeFailed
     | LinkWanted
+    | LinkKept
     | RttMeasured
     | NeighborUp
     | NeighborDown

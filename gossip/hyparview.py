@@ -51,6 +51,7 @@ from .events import (
     Doubt,
     Effect,
     Event,
+    LinkKept,
     LinkLost,
     LinkOpened,
     LinkUsed,
@@ -157,6 +158,7 @@ class HyParView:
         self._active: dict[NodeId, int] = {}
         self._near: dict[NodeId, None] = {}  # the neighbours that were chosen for their nearness
         self._links: dict[NodeId, _Link] = {}
+        self._kept: dict[NodeId, None] = {}  # whose links others need (LinkKept); bounded by them
         self._dials: dict[NodeId, _Attempt] = {}
         self._asked: dict[NodeId, _Attempt] = {}
         self._refusals = 0
@@ -224,6 +226,11 @@ class HyParView:
                 self._dial_failed(event)
             case LinkWanted():
                 self._wanted(event.peer)
+            case LinkKept():
+                if event.kept:
+                    self._kept[event.peer] = None
+                else:
+                    self._kept.pop(event.peer, None)
             case LinkUsed():
                 self._used(event.peer)
             case RttMeasured():
@@ -357,8 +364,8 @@ class HyParView:
             link.keep_until = self._now + self._config.idle_link_s
 
     def is_busy(self, peer: NodeId) -> bool:
-        """Whether ``peer`` is a neighbour, or may become one."""
-        return peer in self._active or peer in self._asked
+        """Whether ``peer`` is a neighbour, may become one, or its link must be kept."""
+        return peer in self._active or peer in self._asked or peer in self._kept
 
     def is_spare(self, peer: NodeId, now: float) -> bool:
         """Whether the link to ``peer`` was idle for so long that it may be closed."""

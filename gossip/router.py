@@ -1,9 +1,9 @@
 """One node's gossip as one machine: routes events to the cores, and their effects to one another.
 
-Membership, overlay, probing, partition detection, broadcast and routing are siblings that know nothing of each other
-(after iroh-gossip's ``state.rs``).  Here a change of the member table becomes everybody's business, the overlay's doubt
-and a failed probe become membership's, a wish for a link becomes the overlay's, and the cores' timer tokens are kept
-apart.  The shell and the simulator drive this class alone.
+Membership, overlay, probing, partition detection, broadcast, groups and routing are siblings that know nothing of each
+other (after iroh-gossip's ``state.rs``).  Here a change of the member table becomes everybody's business, the overlay's
+doubt and a failed probe become membership's, a wish for a link becomes the overlay's, and the cores' timer tokens are
+kept apart.  The shell and the simulator drive this class alone.
 """
 
 # core: no I/O
@@ -24,6 +24,8 @@ from .events import (
     Doubted,
     Effect,
     Event,
+    GroupOpened,
+    LinkKept,
     LinkWanted,
     Member,
     MemberChanged,
@@ -35,10 +37,13 @@ from .events import (
     RouteSuspected,
     RouteWanted,
     RttMeasured,
+    SendDropped,
     SetTimer,
+    SubscriberChanged,
     TimerFired,
     Transit,
 )
+from .groups import GroupsCore
 from .hyparview import HyParView
 from .membership import MembershipCore
 from .partition import PartitionCore
@@ -47,8 +52,8 @@ from .routing import RoutingCore
 from .swim import SwimCore
 
 # Timer tokens outside: the core's own, times the number of cores, plus which core it is.
-_MEMBERSHIP, _OVERLAY, _SWIM, _PARTITION, _BROADCAST, _ROUTING = range(6)
-_CORES: Final = 6
+_MEMBERSHIP, _OVERLAY, _SWIM, _PARTITION, _BROADCAST, _ROUTING, _GROUPS = range(7)
+_CORES: Final = 7
 
 
 class GossipCore:
@@ -73,6 +78,7 @@ class GossipCore:
         self._swim = SwimCore(self_member.node_id, self._membership.table, config, rng)
         self._partition = PartitionCore(self_member.node_id, self._membership.table, config)
         self._broadcast = PlumtreeCore(self_member, config, rng)
+        self._groups = GroupsCore(self_member, config, rng)
         self._routing = RoutingCore(self_member.node_id, self._membership.table, config, rng)
 
     @property
@@ -111,6 +117,10 @@ class GossipCore:
         """Whether the link to the node was idle for so long that it may be closed."""
         return self._overlay.is_spare(node_id, now)
 
+    def has_group(self, group: str) -> bool:
+        """Whether this node subscribes, or published lately, to the group."""
+        return self._groups.is_open(group)
+
     def next_hop(self, target: NodeId, now: float) -> NodeId | None:
         """The linked node to which to send what is for ``target``; ``None``: no way is known."""
         return self._routing.next_hop(target, now)
@@ -139,16 +149,23 @@ class GossipCore:
             case Received():
                 self._swim.heard(event.peer, now)
                 self._received(event, effects, now)
-            case BroadcastRequested():
+            case BroadcastRequested() if not event.group:
                 if not self.ended:
                     self._route(_BROADCAST, self._broadcast.handle(event, now), effects, now)
+            case BroadcastRequested() | GroupOpened() | SubscriberChanged():
+                if not self.ended:
+                    self._route(_GROUPS, self._groups.handle(event, now), effects, now)
+            case SendDropped() if event.send.kind == Kind.GROUP:
+                self._route(_GROUPS, self._groups.handle(event, now), effects, now)
+            case SendDropped():
+                self._route(_BROADCAST, self._broadcast.handle(event, now), effects, now)
             case TimerFired():
                 self._timer(event.token, effects, now)
             case Transit() | RouteWanted() | RouteSuspected():
                 # Also after this node left: what closes its relayed links has still to arrive.
                 self._route(_ROUTING, self._routing.handle(event, now), effects, now)
             case _:
-                self._route(_BROADCAST, self._broadcast.handle(event, now), effects, now)
+                self._broadcast.handle(event, now)  # it notes when it began
                 ended = self.ended
                 # Probing first: after a stall it must forget before anybody concludes, and a redial comes at once.
                 if not ended:
@@ -156,6 +173,7 @@ class GossipCore:
                 self._route(_MEMBERSHIP, self._membership.handle(event, now), effects, now)
                 if not ended:
                     self._route(_OVERLAY, self._overlay.handle(event, now), effects, now)
+                    self._route(_GROUPS, self._groups.handle(event, now), effects, now)
                 self._route(_ROUTING, self._routing.handle(event, now), effects, now)
         return effects
 
@@ -165,6 +183,8 @@ class GossipCore:
                 self._route(_MEMBERSHIP, self._membership.handle(event, now), effects, now)
             case Kind.BROADCAST if not self.ended:
                 self._route(_BROADCAST, self._broadcast.handle(event, now), effects, now)
+            case Kind.GROUP if not self.ended:
+                self._route(_GROUPS, self._groups.handle(event, now), effects, now)
             case Kind.OVERLAY if not self.ended:
                 self._route(_OVERLAY, self._overlay.handle(event, now), effects, now)
             case Kind.PROBE if not self.ended:
@@ -184,6 +204,8 @@ class GossipCore:
             self._route(which, self._overlay.handle(TimerFired(token), now), effects, now)
         elif which == _BROADCAST:
             self._route(which, self._broadcast.handle(TimerFired(token), now), effects, now)
+        elif which == _GROUPS:
+            self._route(which, self._groups.handle(TimerFired(token), now), effects, now)
         elif which == _SWIM:
             self._route(which, self._swim.handle(TimerFired(token), now), effects, now)
         elif which == _ROUTING:
@@ -205,6 +227,8 @@ class GossipCore:
             **self._overlay.counters,
             **self._swim.statistics(),
             **self._partition.counters,
+            "groups": len(self._groups),
+            **self._groups.counters,
             "routes": self._routing.targets,
             **self._routing.counters,
             **{f"broadcasts_{name}": value for name, value in self._broadcast.counters.items()},
@@ -234,7 +258,7 @@ class GossipCore:
                     self._route(_SWIM, self._swim.handle(effect, now), effects, now)
                     self._route(_BROADCAST, self._broadcast.handle(effect, now), effects, now)
                     self._route(_ROUTING, self._routing.handle(effect, now), effects, now)
-                case LinkWanted() | RttMeasured():
+                case LinkWanted() | LinkKept() | RttMeasured():
                     self._route(_OVERLAY, self._overlay.handle(effect, now), effects, now)
                 case _:
                     effects.append(effect)

@@ -15,7 +15,7 @@ import asyncio
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from transport.clock import Clock, SystemClock
@@ -39,6 +39,7 @@ from .events import (
     Effect,
     Event,
     Forward,
+    GroupOpened,
     LeaveRequested,
     LinkLost,
     LinkOpened,
@@ -63,6 +64,7 @@ from .events import (
     SetTimer,
     Stalled,
     Started,
+    SubscriberChanged,
     Superseded,
     TimerFired,
     Transit,
@@ -100,7 +102,11 @@ _WANTED: Final = frozenset(
 
 
 #: Plain integers: this is looked at for every envelope of every frame.
-_GOSSIP: Final = (int(Kind.MEMBERSHIP), int(Kind.BROADCAST), int(Kind.OVERLAY), int(Kind.PROBE), int(Kind.ROUTE))
+_GOSSIP: Final = tuple(
+    map(int, (Kind.MEMBERSHIP, Kind.BROADCAST, Kind.OVERLAY, Kind.PROBE, Kind.GROUP, Kind.ROUTE))
+)
+#: What carries users' payloads and therefore goes behind the mesh's own traffic.
+_PAYLOADS: Final = (Kind.BROADCAST, Kind.GROUP)
 _RELAY: Final = int(Kind.RELAY)
 _PARTING: Final = int(Kind.PARTING)
 
@@ -362,9 +368,39 @@ class GossipService:
         Raises:
             LocalProtocolError: The payload is too large or ``ttl`` is not 1 to 255; nothing was sent.
         """
+        return self._broadcast(BroadcastRequested(payload, ttl))
+
+    def open_group(self, group: str, subscribers: Iterable[NodeId], *, member: bool) -> None:
+        """Subscribe to a group, or (``member`` false) cease to, or make ready to publish to it.
+
+        Args:
+            group: Its name, at most 256 characters.
+            subscribers: All other nodes that are known to subscribe; looked at only if the group is not open.
+            member: Whether this node subscribes from now on.
+
+        Raises:
+            LocalProtocolError: The name is empty or too long, or there are too many groups; nothing changed.
+        """
+        known = () if self._core.has_group(group) else tuple(subscribers)
+        self.feed(GroupOpened(group, known, member))
+
+    def subscriber_changed(self, group: str, node_id: NodeId, *, subscribed: bool) -> None:
+        """Another node subscribed, or ceased to."""
+        self.feed(SubscriberChanged(group, node_id, subscribed))
+
+    def publish(self, group: str, payload: bytes, ttl: int) -> BroadcastOutcome:
+        """Send ``payload`` to every other subscriber of a group that was opened.
+
+        Raises:
+            LocalProtocolError: The payload is too large, ``ttl`` is not 1 to 255, the group is not open, or too much
+                waits for a first link to a subscriber; nothing was sent.
+        """
+        return self._broadcast(BroadcastRequested(payload, ttl, group))
+
+    def _broadcast(self, request: BroadcastRequested) -> BroadcastOutcome:
         self._originated.clear()
         self._refused = 0
-        self.feed(BroadcastRequested(payload, ttl))
+        self.feed(request)
         if self._closed or self._core.ended:
             return BroadcastOutcome(0, 0, dropped=True)
         if not self._originated:
@@ -613,11 +649,11 @@ class GossipService:
         link = self._links.get(effect.peer)
         outcome = SendOutcome.CLOSED
         if link is not None:
-            lane = Lane.NORMAL if effect.kind == Kind.BROADCAST else Lane.CONTROL
+            lane = Lane.NORMAL if effect.kind in _PAYLOADS else Lane.CONTROL
             outcome = link.send(Envelope(effect.kind, effect.ttl, None, None, effect.body), lane, key=effect.key)
         if outcome is SendOutcome.ACCEPTED:
             return
-        self._refused += effect.kind == Kind.BROADCAST
+        self._refused += effect.kind in _PAYLOADS
         if outcome is SendOutcome.FULL:
             self._counters["sends_dropped_full"] += 1
             self._dropped.append(effect)

@@ -36,6 +36,7 @@ from gossip.events import (
     Superseded,
     TimerFired,
     Unlink,
+    UnlinkReason,
 )
 from gossip.incarnation import life_of, make_incarnation
 from gossip.members import is_gone
@@ -177,7 +178,9 @@ class SimNet:
                 self.at(self.rng.uniform(*self._delay_s) * 3, lambda: self._dial(process, effect.peer))
             case Unlink():
                 if (peer := process.links.get(effect.peer)) is not None:
-                    self.at(0.05, lambda: self._unlink(process, peer, wanted=True))
+                    idle = effect.reason is UnlinkReason.IDLE
+                    if not (idle and peer.core.needs_link(process.name)):
+                        self.at(0.05, lambda: self._unlink(process, peer, wanted=True))
             case MemberChanged():
                 self._check(process, effect)
                 process.changes.append((self.now, effect.before, effect.after))

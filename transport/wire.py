@@ -84,6 +84,7 @@ class Kind(enum.IntEnum):
     ROUTE = 20
     RELAY = 21
     PARTING = 22
+    GROUP = 23
     MESSAGES = 32
     ACKS = 33
     RENEWAL = 48

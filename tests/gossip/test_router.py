@@ -70,7 +70,7 @@ def test_timers_of_the_cores_have_different_tokens() -> None:
 
     timers = [e.token for e in made.handle(Started(), 0.0) if isinstance(e, SetTimer)]
 
-    assert sorted(token % 6 for token in timers) == [0, 1, 1, 2]
+    assert sorted(token % 7 for token in timers) == [0, 1, 1, 2]
 
 
 def test_a_new_member_is_dialled_and_doubted_if_that_fails() -> None:
