@@ -128,7 +128,8 @@ class GossipConfig:
         relay_asks_max: Questions taken from one peer in a second.
         relay_envelopes_max: Envelopes passed on for one peer in a second.
         relay_bytes_max: The same in bytes.
-        relay_rto_s_min: The least time until what was not acknowledged is sent again.
+        relay_rto_s_min: The least time until what was not acknowledged is sent again; longer than the usual pauses of
+            an event loop, or a busy one would send everything twice.
         relay_rto_s_max: Where the doubling of that time ends.
         relay_silence_s: A relayed link on which nothing was acknowledged for so long is given up; enough to notice that
             a relay is gone, to find another and to send again.
@@ -218,7 +219,7 @@ class GossipConfig:
     relay_asks_max: int = 64
     relay_envelopes_max: int = 8192
     relay_bytes_max: int = 64 * 1024 * 1024
-    relay_rto_s_min: float = 0.05
+    relay_rto_s_min: float = 0.2
     relay_rto_s_max: float = 2.0
     relay_silence_s: float = 15.0
     relay_upgrade_s: float = 60.0
@@ -344,7 +345,7 @@ class GossipConfig:
             neighbor_timeout_s=5.0,
             relay_delay_s=3.0,
             relay_search_s=0.6,
-            relay_rto_s_min=0.2,
+            relay_rto_s_min=0.5,
             relay_rto_s_max=5.0,
             relay_silence_s=30.0,
         )

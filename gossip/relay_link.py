@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf
-from typing import Protocol
+from typing import Final, Protocol
 
 from transport.channel import Channel, ChannelClosed
 from transport.clock import Clock
@@ -28,6 +28,10 @@ from transport.types import Address, NetworkName, NodeId
 from .config import GossipConfig
 from .relay_codec import Open, Reset, Segment, decode, encode
 from .relay_stream import Effect, Ended, FrameArrived, Opened, RelayStream, Transmit, WaySuspected
+
+#: A timer that is later than this shows that the loop stood still; how long it then waits at most.
+_LATE_S: Final = 0.05
+_LATE_S_MAX: Final = 0.2
 
 
 class Carrier(Protocol):
@@ -74,6 +78,7 @@ class RelayChannel:
         self._writing: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
+        self._waited = False
         self._hop: NodeId | None = None
 
     async def send(self, frame: bytes) -> None:
@@ -204,7 +209,13 @@ class RelayChannel:
             self._timer = asyncio.get_running_loop().call_later(max(0.0, due - self._now()), self._ticked)
 
     def _ticked(self) -> None:
-        self._timer, self._timer_at = None, inf
+        late_s = self._now() - self._timer_at
+        if late_s > _LATE_S and not self._waited:
+            # The loop stood still; what arrived meanwhile is read only now, and may be all that is waited for.
+            self._waited = True
+            self._timer = asyncio.get_running_loop().call_later(min(late_s, _LATE_S_MAX), self._ticked)
+            return
+        self._timer, self._timer_at, self._waited = None, inf, False
         self.run(self.stream.tick(self._now()))
 
 

@@ -6,10 +6,10 @@ they took is gone; the stream itself knows no ways.
 
 After TCP and QUIC: an acknowledgement says what arrived, bit by bit (RFC 2018); a piece is lost when one that was sent
 three places later has arrived (RFC 9002 section 6.1), or when nothing arrives for a timeout taken from the round trips
-(RFC 6298) that doubles; loss halves what may be under way, at most once for what was sent before it was noticed.
-The window is fixed: the receiver hands frames up as they come, and how far senders may run ahead of a slow agent is
-decided above.  Frames that were given but not sent are the stream's only queue, and ``has_room`` keeps it short, so
-that which frame comes next is decided as late as possible.
+(RFC 6298), which doubles until a round trip is measured again (Karn); loss halves what may be under way, at most once
+for what was sent before it was noticed.  The window is fixed: the receiver hands frames up as they come, and how far
+senders may run ahead of a slow agent is decided above.  Frames that were given but not sent are the stream's only
+queue, and ``has_room`` keeps it short, so that which frame comes next is decided as late as possible.
 """
 
 # core: no I/O
@@ -34,7 +34,7 @@ _FLIGHT_LEAST: Final = 2.0
 #: A piece is lost when one that was sent so many places later arrived.
 _REORDER: Final = 3
 #: The first timeout, before any round trip was measured.
-_RTO_FIRST_S: Final = 0.3
+_RTO_FIRST_S: Final = 0.5
 #: How long an acknowledgement waits for data to travel with, and for how many pieces; below any timeout.
 _ACK_DELAY_S: Final = 0.01
 _ACK_PIECES: Final = 4
@@ -126,6 +126,7 @@ class RelayStream:
         self._srtt_s: float | None = None
         self._rttvar_s = 0.0
         self._timeouts = 0
+        self._backoff = 0
         self._rto_at = inf
         self._progress_at = now
         # What arrived: all up to here, pieces beyond (fewer than WINDOW), the frame so far.
@@ -186,7 +187,7 @@ class RelayStream:
             return self.start(now)
         if self._flight:
             self._flight_max = min(self._flight_max, _FLIGHT_FIRST)
-            self._timeouts = 0
+            self._timeouts = self._backoff = 0
             self._all_lost(now)
         return self._pump(now)
 
@@ -227,7 +228,7 @@ class RelayStream:
     def _opened(self, effects: list[Effect], now: float) -> None:
         """The peer accepted, or sends already: its acceptance got lost, or comes late."""
         self.is_open = True
-        self._timeouts = 0
+        self._timeouts = self._backoff = 0
         self._progress_at = now
         self._rto_at = inf
         effects.append(Opened())
@@ -306,6 +307,7 @@ class RelayStream:
         self._flight_max = min(float(WINDOW), self._flight_max + growth)
 
     def _measure(self, rtt_s: float) -> None:
+        self._backoff = 0
         if self._srtt_s is None:
             self._srtt_s, self._rttvar_s = rtt_s, rtt_s / 2
         else:
@@ -316,7 +318,7 @@ class RelayStream:
     def _rto_s(self) -> float:
         measured = _RTO_FIRST_S if self._srtt_s is None else self._srtt_s + 4 * self._rttvar_s + _ACK_DELAY_S
         least, most = self._config.relay_rto_s_min, self._config.relay_rto_s_max
-        return min(most, max(least, measured) * 2.0 ** min(self._timeouts, 16))
+        return min(most, max(least, measured) * 2.0 ** min(self._backoff, 16))
 
     # --- sending ----------------------------------------------------------------------------------------------
 
@@ -342,6 +344,7 @@ class RelayStream:
             self._end(effects, CloseReason.CONNECTION_LOST, "nothing arrived through any relay", by_peer=False)
             return
         self._timeouts += 1
+        self._backoff += 1
         if self._timeouts >= _SUSPECT_TIMEOUTS:
             effects.append(WaySuspected())
         if not self.is_open:

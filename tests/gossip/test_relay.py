@@ -32,6 +32,7 @@ GOSSIP = GossipConfig(
     relay_delay_s=0.1,
     relay_search_s=0.1,
     relay_retry_s=0.2,
+    relay_rto_s_min=0.05,
 )
 
 
