@@ -114,6 +114,14 @@ class GossipSection:
         default=_GOSSIP.heartbeat_interval_s,
         metadata=setting(seconds, "How often a node tells its peers that it is alive; also the pace of anti-entropy."),
     )
+    flush_delay_s: float = field(
+        default=_GOSSIP.flush_delay_s,
+        metadata=setting(
+            seconds,
+            "How long news of members are collected before they are passed on together. Longer saves work where very "
+            "many nodes come and go; news then take so long for each hop, which `suspicion_s` has to allow for.",
+        ),
+    )
     suspicion_s: float = field(
         default=_GOSSIP.suspicion_s,
         metadata=setting(
