@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     )
     from .join import Joining, join_network
     from .manager import AgentNetworkManager
+    from .messaging.groups import Subscription
     from .types import (
         AgentInfo,
         AgentMessage,
@@ -114,6 +115,7 @@ __all__ = [
     "RegistrationTooLarge",
     "RemoteError",
     "RequestTimeout",
+    "Subscription",
     "Superseded",
     "TokenError",
     "TransportError",
@@ -138,6 +140,7 @@ _HOMES = {
     ),
     "join": ("Joining", "join_network"),
     "manager": ("AgentNetworkManager",),
+    "messaging.groups": ("Subscription",),
     "types": (
         *("AgentInfo", "AgentMessage", "AgentNode", "DeliveryStatus", "MessageType", "NodeStatus", "Priority"),
         "Receipt",

@@ -7,6 +7,7 @@ runtime (starting and stopping).  All methods belong to the event loop on which 
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
@@ -27,6 +28,7 @@ from .errors import (
 from .events import MeshEvent
 from .messaging.body import AGENT_ID_MAX, GROUP_CHARS_MAX, HEADER_CHARS_MAX, HEADERS_MAX, PAYLOAD_BYTES_MAX
 from .messaging.courier import Parcel
+from .messaging.groups import Subscription
 from .profile import AGENT_FIELD_CHARS_MAX, AGENT_LIST_MAX
 from .runtime import Runtime
 from .types import BROADCAST_TTL, DEFAULT_TTL, AgentInfo, AgentMessage, AgentNode, MessageType, NodeStatus, Receipt
@@ -37,6 +39,8 @@ NODE_ITSELF: Final = 0
 _TTL_MAX: Final = 64
 
 # The year 287396; beyond it a timestamp is no longer exact in JSON.
+#: Less than what a tag may have, which the members of queues are found by.
+GROUP_NAME_CHARS_MAX: Final = 200
 _TIMESTAMP_MAX: Final = 2**53 - 1
 
 
@@ -224,23 +228,27 @@ class AgentNetworkManager:
             version=_text("version", version),
             metadata=_text_map("metadata", metadata or {}),
         )
+        agent = self._add_agent(info, handler, concurrency)
+        return AgentHandle(info, functools.partial(self._runtime.remove_agent, agent))
+
+    def _add_agent(self, info: AgentInfo, handler: Handler | None, concurrency: int | None) -> LocalAgent:
+        handler, limit = self._checked(handler, concurrency)
+        courier = self._runtime.courier
+        if info.agent_id in courier.agents:
+            raise AgentIdInUse(
+                f"node {self._runtime.node_id} already runs agent {info.agent_id}", hint="deregister it first"
+            )
+        agent = LocalAgent(info, handler, concurrency=limit, outcomes=courier)
+        self._runtime.add_agent(agent)
+        return agent
+
+    def _checked(self, handler: Handler | None, concurrency: int | None) -> tuple[Handler | None, int]:
         limit = concurrency if concurrency is not None else self._config.messages.handler_concurrency
         if type(limit) is not int or limit < 1:
             raise InvalidMessage(f"concurrency {limit!r} is not a whole number from 1")
         if handler is not None and not callable(handler):
             raise InvalidMessage(f"handler {handler!r:.80} cannot be called", hint="pass an async function")
-        courier = self._runtime.courier
-        if agent_id in courier.agents:
-            raise AgentIdInUse(
-                f"node {self._runtime.node_id} already runs agent {agent_id}", hint="deregister it first"
-            )
-        agent = LocalAgent(info, handler, concurrency=limit, outcomes=courier)
-        self._runtime.add_agent(agent)
-
-        async def deregister() -> None:
-            await self._runtime.remove_agent(agent)
-
-        return AgentHandle(info, deregister)
+        return handler, limit
 
     def messages(self, agent_id: int) -> AsyncIterator[AgentMessage]:
         """The messages for an agent of this node that has no handler, as they come.
@@ -412,6 +420,66 @@ class AgentNetworkManager:
             )
         )
 
+    async def subscribe(
+        self,
+        group: str,
+        handler: Handler | None = None,
+        *,
+        queue: str | None = None,
+        concurrency: int | None = None,
+    ) -> Subscription:
+        """Hear what is published to a multicast group from now on.
+
+        Args:
+            group: Its name: 1 to 200 characters.  Groups need not be created.
+            handler: Called with each message.  ``None``: read them with :meth:`Subscription.messages`.
+            queue: Subscriptions to one group that name the same queue share the work: each message goes to one of
+                them.  ``None``: this one hears everything.
+            concurrency: Handler calls under way at once; default ``messages.handler_concurrency``.
+
+        Raises:
+            RegistrationTooLarge: This node's groups would not fit what it may say of itself.
+            InvalidMessage, NetworkClosed: As :meth:`register_agent`.
+        """
+        self._runtime.check_running()
+        _group(group)
+        groups = self._runtime.groups
+        if queue is None:
+            handler, limit = self._checked(handler, concurrency)
+            return groups.subscribe(group, handler, concurrency=limit)
+        if not _text("queue", queue):
+            raise InvalidMessage("a queue's name must not be empty")
+        agent = self._add_agent(groups.queue_member(group, queue), handler, concurrency)
+        return Subscription(group, queue, agent, functools.partial(self._runtime.remove_agent, agent))
+
+    async def publish(
+        self,
+        group: str,
+        payload: bytes,
+        *,
+        from_agent: int = NODE_ITSELF,
+        timeout: float | None = None,
+        priority: Priority = Priority.NORMAL,
+        ttl: int = BROADCAST_TTL,
+        headers: Mapping[str, str] | None = None,
+    ) -> Receipt:
+        """Send a message to every subscription of a group, and to one of each queue.
+
+        For plain subscriptions the status is as for :meth:`broadcast_message`; a queue's member acknowledges.
+
+        Raises:
+            NotDelivered: A queue has members, and none took it; all others have it.
+            DeliveryTimeout, DeliveryUncertain: No word from a queue's member: it may have it.
+            PayloadTooLarge, InvalidMessage, NetworkClosed: As :meth:`send`.
+        """
+        kind = MessageType.BROADCAST
+        message = AgentMessage(from_agent, None, kind, payload, ttl=ttl, priority=priority, headers=headers or {})
+        parcel = self._parcel(message)._replace(group=_group(group))
+        timeout_s = self._timeout_s if timeout is None else timeout
+        receipt = await self._runtime.groups.publish(parcel, timeout_s=timeout_s)
+        await asyncio.sleep(0)  # as for broadcasts
+        return receipt
+
     async def _broadcast(self, message: AgentMessage) -> Receipt:
         receipt = self._runtime.courier.broadcast(self._parcel(message))
         await asyncio.sleep(0)  # a caller that broadcasts in a loop must not keep the node from sending
@@ -516,6 +584,13 @@ class AgentNetworkManager:
 def _check_agent_id(agent_id: object, *, least: int = 0) -> None:
     if type(agent_id) is not int or not least <= agent_id <= AGENT_ID_MAX:
         raise InvalidMessage(f"agent id {agent_id!r} is not a whole number from {least} to 2**64 - 1")
+
+
+def _group(name: object) -> str:
+    group = _text("group", name, GROUP_NAME_CHARS_MAX)
+    if not group:
+        raise InvalidMessage("a group's name must not be empty")
+    return group
 
 
 def _message_type(value: Any) -> MessageType:

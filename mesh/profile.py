@@ -1,6 +1,6 @@
 """What a node says of itself and its agents: the content of gossip's opaque metadata.
 
-Core: no I/O.  One MessagePack array: ``[status, metadata, agents, features]`` with each agent as
+Core: no I/O.  One MessagePack array: ``[status, metadata, agents, features, groups]`` with each agent as
 ``[id, name, capabilities, tags, version, metadata]``; specified in ``docs/protocol/messages.md``.
 """
 # core: no I/O
@@ -37,12 +37,14 @@ class NodeProfile:
         metadata: Free key-value text.
         agents: What runs on it.
         can_issue: It holds the network's authority key, so others can ask it to renew a certificate.
+        groups: The multicast groups to which it subscribes.
     """
 
     maintenance: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
     agents: tuple[AgentInfo, ...] = ()
     can_issue: bool = False
+    groups: tuple[str, ...] = ()
 
 
 def encode_profile(profile: NodeProfile) -> bytes:
@@ -59,7 +61,9 @@ def encode_profile(profile: NodeProfile) -> bytes:
     agents = [
         [a.agent_id, a.name, list(a.capabilities), list(a.tags), a.version, dict(a.metadata)] for a in profile.agents
     ]
-    data = pack([int(profile.maintenance), dict(profile.metadata), agents, int(profile.can_issue)])
+    data = pack(
+        [int(profile.maintenance), dict(profile.metadata), agents, int(profile.can_issue), list(profile.groups)]
+    )
     if len(data) > PROFILE_BYTES_MAX:
         raise RegistrationTooLarge(
             f"this node's {len(agents)} agents and metadata take {len(data)} bytes of gossip, "
@@ -85,6 +89,7 @@ def decode_profile(data: bytes, node_id: str) -> NodeProfile:
         metadata=_text_map(fields[1], node_id),
         agents=tuple(_agent(entry, node_id) for entry in fields[2]),
         can_issue=bool(fields[3]),
+        groups=_texts(fields[4], node_id) if len(fields) > 4 else (),
     )
 
 

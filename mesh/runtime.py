@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -51,6 +51,7 @@ from .control.target import ControlTarget
 from .errors import NetworkClosed, Superseded
 from .events import BroadcastsMissed, PartitionDetected, PartitionHealed
 from .messaging.courier import Courier
+from .messaging.groups import Groups
 from .observers import Observers
 from .profile import NodeProfile, encode_profile
 from .renewal import Renewal
@@ -63,7 +64,7 @@ log = get_logger("mesh.node")
 PROFILE_DELAY_S: Final = 0.01
 
 # What other modules use and only start() can make.
-_MADE_BY_START: Final = frozenset({"node_id", "courier", "gossip", "endpoint", "renewal"})
+_MADE_BY_START: Final = frozenset({"node_id", "courier", "groups", "gossip", "endpoint", "renewal"})
 
 _LIVE: Final = (MemberState.ALIVE, MemberState.SUSPECT)
 
@@ -173,6 +174,13 @@ class Runtime:
             broadcast=self._broadcast,
             want_link=lambda node_id: self.gossip.want_link(NodeId(node_id)),
         )
+        self.groups = Groups(
+            self.courier,
+            self,
+            subscribers=self.view.subscribers,
+            announce=lambda groups: self._set_profile(replace(self._profile, groups=groups)),
+            rng=self._rng,
+        )
         self._watcher = InterfaceWatcher()
         stack.push_async_callback(self._watcher.close)
         await self._watcher.start()
@@ -215,6 +223,7 @@ class Runtime:
         stack.push_async_callback(self.endpoint.close)
         await self.endpoint.start()
         stack.push_async_callback(self.courier.close)
+        stack.push_async_callback(self.groups.close)
         stack.push_async_callback(self.gossip.close)
         await self.gossip.start(self.endpoint)
         stack.push_async_callback(self._desk.close)
@@ -326,6 +335,8 @@ class Runtime:
         """See :class:`gossip.service.GossipListener`."""
         del before  # the view knows what it has shown
         events = self.view.apply(after)
+        self.groups.heard(events)
+        self._tell_groups()
         if after.node_id == self.node_id:
             self._incarnation = after.incarnation
         elif self._snapshot is not None:
@@ -338,12 +349,21 @@ class Runtime:
     def member_forgotten(self, member: Member) -> None:
         """See :class:`gossip.service.GossipListener`."""
         self.view.forget(member.node_id)
+        self._tell_groups()
         self.courier.news()
+
+    def _tell_groups(self) -> None:
+        for group, node_id, subscribed in self.view.group_changes:
+            self.gossip.subscriber_changed(group, NodeId(node_id), subscribed=subscribed)
 
     def broadcast_received(self, delivery: Deliver) -> None:
         """See :class:`gossip.service.GossipListener`."""
+        origin, life = delivery.origin, life_of(delivery.origin_incarnation)
         try:
-            self.courier.broadcast_received(delivery.origin, life_of(delivery.origin_incarnation), delivery.payload)
+            if delivery.group:
+                self.groups.received(delivery.group, delivery.payload, origin, life)
+            else:
+                self.courier.broadcast_received(origin, life, delivery.payload)
         except RemoteProtocolError as error:
             # Its origin may be many hops away: the neighbour that passed it on is not to blame.
             log.warning("broadcast refused", origin=delivery.origin, reason=error.message)
@@ -390,6 +410,14 @@ class Runtime:
 
     def _broadcast(self, payload: bytes, ttl: int) -> BroadcastOutcome:
         return self.gossip.broadcast(payload, ttl)
+
+    def open_group(self, group: str, subscribers: Iterable[NodeId], *, member: bool) -> None:
+        """See :class:`mesh.messaging.groups.GroupCarrier`."""
+        self.gossip.open_group(group, subscribers, member=member)
+
+    def publish(self, group: str, payload: bytes, ttl: int) -> BroadcastOutcome:
+        """See :class:`mesh.messaging.groups.GroupCarrier`."""
+        return self.gossip.publish(group, payload, ttl)
 
     def _admits(self, member: Member) -> bool:
         """Ask the application; if it fails, nobody comes in."""
@@ -527,6 +555,7 @@ class Runtime:
             "network": self._config.network,
             "certificate_expires_in_s": int(self.renewal.expires_in.total_seconds()),
             "messages": self.courier.statistics(),
+            "groups": self.groups.statistics(),
             "gossip": self.gossip.statistics(),
             "links": self.endpoint.statistics(),
             "enrolment": self._desk.statistics(),

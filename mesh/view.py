@@ -57,6 +57,9 @@ class NetworkView:
         self._members: dict[str, Member] = {}
         self._profiles: dict[str, NodeProfile] = {}
         self.directory = AgentDirectory()
+        self._groups: dict[str, dict[str, None]] = {}
+        # What the last applied record changed of them: group, node, whether it subscribes now.
+        self.group_changes: list[tuple[str, str, bool]] = []
         self.profiles_refused = 0
 
     def apply(self, after: Member) -> list[MeshEvent]:
@@ -69,6 +72,7 @@ class NetworkView:
             self._profiles[node_id] = self._profile(after)
         agents = () if after.state in _GONE else self._profiles[node_id].agents
         joined, left = self.directory.replace(node_id, agents)
+        self._regroup(node_id, () if after.state in _GONE else self._profiles[node_id].groups)
         node = self.node(node_id)
         events: list[MeshEvent] = []
         news = _EVENT_OF.get((before.state if before else None, after.state))
@@ -79,6 +83,22 @@ class NetworkView:
         events += [AgentLeft(agent) for agent in left]
         events += [AgentJoined(agent) for agent in joined]
         return events
+
+    def subscribers(self, group: str) -> list[str]:
+        """The nodes that subscribe to a multicast group, in the order in which that was heard."""
+        return list(self._groups.get(group, ()))
+
+    def _regroup(self, node_id: str, groups: Sequence[str]) -> None:
+        before = [group for group, nodes in self._groups.items() if node_id in nodes] if self._groups else []
+        self.group_changes = [(group, node_id, False) for group in before if group not in groups]
+        self.group_changes += [(group, node_id, True) for group in groups if group not in before]
+        for group, _, subscribed in self.group_changes:
+            if subscribed:
+                self._groups.setdefault(group, {})[node_id] = None
+            else:
+                del self._groups[group][node_id]
+                if not self._groups[group]:
+                    del self._groups[group]
 
     def _profile(self, member: Member) -> NodeProfile:
         try:
@@ -93,6 +113,7 @@ class NetworkView:
         self._members.pop(node_id, None)
         self._profiles.pop(node_id, None)
         self.directory.replace(node_id, ())
+        self._regroup(node_id, ())
 
     def node(self, node_id: str, last_heartbeat_ms: int = 0) -> AgentNode:
         """A snapshot of one node.

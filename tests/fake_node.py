@@ -29,11 +29,23 @@ class FakeRegistration:
         self._node.handlers.pop(self._agent_id, None)
 
 
+class FakeSubscription:
+    """A subscription of a :class:`FakeNode`."""
+
+    def __init__(self, subscribed: dict[str, dict[str | None, Handler]], group: str) -> None:
+        self._subscribed = subscribed
+        self._group = group
+
+    async def unsubscribe(self) -> None:
+        self._subscribed.pop(self._group, None)
+
+
 class FakeNode:
     """Does what commands ask for, to itself."""
 
     def __init__(self, node_id: str = "n1") -> None:
         self.handlers: dict[int, Handler] = {}
+        self.subscribed: dict[str, dict[str | None, Handler]] = {}
         self.infos: list[AgentInfo] = []
         self.happened: asyncio.Queue[MeshEvent] = asyncio.Queue()
         self.left = 0
@@ -100,6 +112,21 @@ class FakeNode:
         for handler in list(self.handlers.values()):
             await handler(self._message(None, MessageType.BROADCAST, payload, from_agent))
         return Receipt("n1/1/2", DeliveryStatus.SENT, "", nodes=1)
+
+    async def publish(
+        self, group: str, payload: bytes, *, from_agent: int = 0, timeout: float | None = None
+    ) -> Receipt:
+        for handler in list(self.subscribed.get(group, {}).values()):
+            await handler(self._message(None, MessageType.BROADCAST, payload, from_agent))
+        return Receipt("n1/1/3", DeliveryStatus.SENT, "", nodes=len(self.subscribed.get(group, ())))
+
+    async def subscribe(
+        self, group: str, handler: Handler | None = None, *, queue: str | None = None
+    ) -> FakeSubscription:
+        assert handler is not None
+        self.subscribed.setdefault(group, {})[queue] = handler
+        self.registered.set()
+        return FakeSubscription(self.subscribed, group)
 
     async def invite(self, *, ttl_s: float = 600.0, uses: int = 1) -> str:
         return f"pm1.{ttl_s:g}.{uses}"

@@ -79,6 +79,7 @@ for _command in (
     messages.send,
     messages.request,
     messages.broadcast,
+    messages.publish,
     messages.listen,
     network.leave,
 ):

@@ -1,4 +1,4 @@
-"""Commands that send and receive: send, request, broadcast, listen."""
+"""Commands that send and receive: send, request, broadcast, publish, listen."""
 
 from __future__ import annotations
 
@@ -82,31 +82,60 @@ def broadcast(
             print(f"broadcast {plain(receipt['message_id'])} handed to {receipt['nodes']} nodes")
 
 
+def publish(
+    group: Annotated[str, typer.Argument(help="Name of the group.")],
+    text: Text,
+    timeout: Timeout = "5s",
+    from_agent: FromAgent = 0,
+    data_dir: DataDir = None,
+    network: Network = None,
+    node_id: Node = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send a message to the subscribers of a group, and to one of each of its queues.
+
+    Example: mesh publish alerts "disk almost full"
+    """
+    with reported(as_json=as_json), connect(data_dir, network, node_id) as client:
+        receipt = client.call(
+            "publish", timeout_s=seconds(timeout), group=group, from_agent=from_agent, **payload(text)
+        )
+        if as_json:
+            print_json(receipt)
+        else:
+            print(f"published {plain(receipt['message_id'])} to group {plain(group)}: {receipt['status']}")
+
+
 def listen(
     agent: Annotated[int | None, typer.Option("--agent", min=1, help="Id to listen as; default: a free one.")] = None,
     count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="End after so many messages.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name to register under.")] = None,
     capability: Annotated[list[str] | None, typer.Option("--capability", "-c", help="Capability to offer.")] = None,
     reply: Annotated[str | None, typer.Option("--reply", help="Answer requests with this text.")] = None,
+    group: Annotated[str | None, typer.Option("--group", help="Subscribe to this group instead.")] = None,
+    queue: Annotated[str | None, typer.Option("--queue", help="With --group: share its messages.")] = None,
     data_dir: DataDir = None,
     network: Network = None,
     node_id: Node = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register a temporary agent on the running node and print what it receives, until Ctrl-C.
+    """Register a temporary agent on the running node, or subscribe to a group, and print what comes until Ctrl-C.
 
     With --json one object a line, the first says which agent listens.
 
     Example: mesh listen --agent 7 --count 1
     """
     with reported(as_json=as_json), connect(data_dir, network, node_id) as client:
-        items = client.stream("listen", agent=agent, name=name, capabilities=capability, reply=reply)
+        items = client.stream(
+            "listen", agent=agent, name=name, capabilities=capability, reply=reply, group=group, queue=queue
+        )
         received = 0
         for item in items:
             if as_json:
                 print_json(item)
             elif "listening" in item:
-                typer.echo(f"listening as agent {item['listening']} on {plain(item['node_id'])}", err=True)
+                what = f"as agent {item['listening']}" if group is None else f"to group {plain(group)}"
+                typer.echo(f"listening {what} on {plain(item['node_id'])}", err=True)
             else:
                 origin = f"{item['from_agent']}@{plain(item['from_node'])}"
                 print(f"{origin} {item['message_type']}: {shown_payload(item)}", flush=True)

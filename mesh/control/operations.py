@@ -154,6 +154,16 @@ async def _broadcast(target: ControlTarget, arguments: Arguments) -> Json:
     return receipt_document(receipt)
 
 
+async def _publish(target: ControlTarget, arguments: Arguments) -> Json:
+    receipt = await target.publish(
+        arguments.text("group") or "",
+        arguments.payload(),
+        from_agent=arguments.agent_or("from_agent", 0),
+        timeout=arguments.timeout_s,
+    )
+    return receipt_document(receipt)
+
+
 async def _invite(target: ControlTarget, arguments: Arguments) -> Json:
     ttl_s = arguments.seconds("ttl_s", 600.0, 1.0, 30 * 86_400.0)
     uses = arguments.integer("uses", 1, 1, 10_000)
@@ -167,7 +177,7 @@ async def _events(target: ControlTarget, arguments: Arguments) -> AsyncIterator[
 
 
 async def _listen(target: ControlTarget, arguments: Arguments) -> AsyncIterator[Json]:
-    """Run a temporary agent; the first item says which, the others are what it received."""
+    """Run a temporary agent, or subscribe; the first item says to what, the others are what was received."""
     agent_id = arguments.agent_or("agent", 0) or _temporary_agent_id(target)
     reply = arguments.text("reply")
     waiting: asyncio.Queue[AgentMessage] = asyncio.Queue(LISTEN_MESSAGES_MAX)
@@ -177,15 +187,21 @@ async def _listen(target: ControlTarget, arguments: Arguments) -> AsyncIterator[
         answers = message.message_type is MessageType.QUERY and reply is not None
         return reply.encode("utf-8", "surrogateescape") if answers and reply is not None else None
 
-    registration = await target.register_agent(
-        agent_id, arguments.texts("capabilities"), name=arguments.text("name") or "", handler=receive
-    )
+    group = arguments.text("group")
+    if group is not None:
+        subscription = await target.subscribe(group, receive, queue=arguments.text("queue"))
+        end = subscription.unsubscribe
+    else:
+        registration = await target.register_agent(
+            agent_id, arguments.texts("capabilities"), name=arguments.text("name") or "", handler=receive
+        )
+        end = registration.deregister
     try:
-        yield {"listening": agent_id, "node_id": target.node.node_id}
+        yield {"listening": agent_id if group is None else group, "node_id": target.node.node_id}
         while True:
             yield message_document(await waiting.get())
     finally:
-        await registration.deregister()
+        await end()
 
 
 def _temporary_agent_id(target: ControlTarget) -> int:
@@ -211,6 +227,7 @@ CALLS: Final[Mapping[str, Call]] = {
     "send": _send,
     "request": _request,
     "broadcast": _broadcast,
+    "publish": _publish,
     "invite": _invite,
 }
 

@@ -22,6 +22,14 @@ class Registration(Protocol):
         ...
 
 
+class Ending(Protocol):
+    """A subscription."""
+
+    async def unsubscribe(self) -> None:
+        """Hear no more."""
+        ...
+
+
 class ControlTarget(Protocol):
     """The part of :class:`mesh.AgentNetworkManager` that commands use; see there for what each does."""
 
@@ -71,6 +79,22 @@ class ControlTarget(Protocol):
 
     async def broadcast_message(self, payload: bytes, *, from_agent: int = 0) -> Receipt:
         """Send to every agent of every node."""
+        ...
+
+    async def publish(
+        self, group: str, payload: bytes, *, from_agent: int = 0, timeout: float | None = None
+    ) -> Receipt:
+        """Send to the subscribers of a group."""
+        ...
+
+    async def subscribe(
+        self,
+        group: str,
+        handler: Callable[[AgentMessage], Awaitable[bytes | None]] | None = None,
+        *,
+        queue: str | None = None,
+    ) -> Ending:
+        """Hear what is published to a group."""
         ...
 
     async def invite(self, *, ttl_s: float = 600.0, uses: int = 1) -> str:

@@ -169,7 +169,7 @@ class Courier:
         want_link: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.node_id = node_id
-        self._life = life
+        self.life = life
         self._clock = clock
         self._window_bytes = window_bytes
         self._locate = locate
@@ -205,7 +205,7 @@ class Courier:
     def link_opened(self, link: Link) -> None:
         """A link is up: messages can flow."""
         dialogue = Dialogue(
-            link, life=self._life, now_ms=self._now_ms, dirty=self._mark_dirty, window_bytes=self._window_bytes
+            link, life=self.life, now_ms=self._now_ms, dirty=self._mark_dirty, window_bytes=self._window_bytes
         )
         dialogue.fill = functools.partial(self._fill, dialogue)
         self._by_link[link] = dialogue
@@ -392,20 +392,25 @@ class Courier:
 
     def broadcast(self, parcel: Parcel) -> Receipt:
         """Send one message to every agent of every node; gossip carries it."""
+        receipt, payload = self.launch(parcel, self._broadcast)
+        # Our own agents hear it as well, the sender excepted; decoded afresh so that nobody shares our objects.
+        self.broadcast_received(self.node_id, self.life, payload)
+        return receipt
+
+    def launch(self, parcel: Parcel, carry: Callable[[bytes, int], BroadcastOutcome]) -> tuple[Receipt, bytes]:
+        """Have ``carry`` take one message to many nodes; returns its receipt, and it as it travels."""
         self._check_open()
         sequence = self._next_sequence()
         now_ms = self._now_ms()
         message = parcel.message(sequence, 0, now_ms)
         payload = encode_broadcast(message, now_ms, parcel.priority)
-        outcome = self._broadcast(payload, parcel.ttl)
+        outcome = carry(payload, parcel.ttl)
         self.counters["broadcasts_sent"] += 1
-        # Our own agents hear it as well, the sender excepted; decoded afresh so that nobody shares our objects.
-        self.broadcast_received(self.node_id, self._life, payload)
         nodes = outcome.sent + outcome.announced
         status = DeliveryStatus.SENT if nodes else DeliveryStatus.QUEUED
         if outcome.dropped:
             status = DeliveryStatus.DROPPED
-        return Receipt(f"{self._id_prefix}{sequence:x}", status, "", nodes)
+        return Receipt(f"{self._id_prefix}{sequence:x}", status, "", nodes), payload
 
     def respond(self, node_id: str, life: int, query_sequence: int, parcel: Parcel) -> bool:
         """Send the response to a query of that life of a node; ``False`` if it cannot be reached any more."""

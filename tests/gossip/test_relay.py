@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 
 import pytest
 from links import FAST as LINKS
@@ -57,6 +58,7 @@ class Node:
         self.received: list[tuple[Link, bytes]] = []
         self.busy = False
         self.held: list[Link] = []
+        self.released = 0
         self.states: list[tuple[NodeId, MemberState]] = []
         incarnation = make_incarnation(1000)
         self.service = GossipService(
@@ -126,6 +128,7 @@ class Node:
 
     def release_link(self, link: Link) -> None:
         self.held.remove(link)
+        self.released += 1
 
 
 Starter = Callable[..., Awaitable[list[Node]]]
@@ -176,6 +179,14 @@ async def relayed(a: Node, b: Node) -> None:
     """Link two nodes through others."""
     a.service.want_link(b.name)
     await eventually(lambda: b.name in a.links and a.name in b.links)
+
+
+async def dial_into_silence(a: Node, b: Node, wire: MemoryNetwork) -> None:
+    """Have A dial B, which from now on does not answer until the wire is healed."""
+    wire.cut(a.name, b.name)
+    a.endpoint.blocked.clear()
+    before = a.statistic("dial_attempts")
+    await eventually(lambda: a.statistic("dial_attempts") > before)
 
 
 async def test_a_node_that_cannot_be_dialled_is_reached_through_another(mesh: Starter) -> None:
@@ -295,3 +306,146 @@ async def test_a_busy_relayed_link_goes_over_the_direct_one_until_it_is_idle(mes
     await eventually(lambda: b.bodies() == [b"1", b"2"])
     assert c.statistic("relayed_envelopes") > passed_on
     assert a.links[b.name] is over_relay
+
+
+async def test_what_comes_over_a_direct_link_early_waits_for_the_end_of_the_relayed_one(mesh: Starter) -> None:
+    """The other side may be ahead: its messages are handed up after all that came over the relayed link."""
+    a, b, _ = await mesh("abc", "ab")
+    await relayed(a, b)
+    over_relay = a.links[b.name]
+    a.busy = b.busy = True
+    a.endpoint.blocked.clear()
+    await eventually(lambda: b.name in a.service.links and a.name in b.service.links)
+
+    b.service.links[a.name].send(Envelope(Kind.MESSAGES, 8, None, None, b"early"), Lane.NORMAL)
+    await b.send(a, b"late")
+    await eventually(lambda: a.bodies() == [b"late"])
+    a.busy = b.busy = False
+
+    await eventually(lambda: a.bodies() == [b"late", b"early"])
+    assert a.received[0][0] is over_relay
+    assert a.received[1][0] is a.service.links[b.name]
+
+
+async def test_a_relayed_link_that_nobody_uses_is_closed(mesh: Starter) -> None:
+    """In two steps, like every link outside the active view; it opens again when it is wanted."""
+    a, b, _ = await mesh("abc", "ab", config=replace(GOSSIP, idle_link_s=0.5))
+    await relayed(a, b)
+    await a.send(b, b"1")
+
+    await eventually(lambda: b.name not in a.links and a.name not in b.links)
+
+    assert a.closed_relays(b) == b.closed_relays(a) == [CloseReason.IDLE]
+    await relayed(b, a)
+    await a.send(b, b"2")
+    await eventually(lambda: b.bodies() == [b"1", b"2"])
+
+
+async def test_a_peer_that_needs_the_link_keeps_it(mesh: Starter) -> None:
+    """An offer to part is answered with STAY, and whoever offered goes on sending."""
+    a, b, _ = await mesh("abc", "ab", config=replace(GOSSIP, idle_link_s=0.3))
+    await relayed(a, b)
+    b.busy = True
+
+    await eventually(lambda: a.released > 1)
+    await a.send(b, b"1")
+    await eventually(lambda: b.bodies() == [b"1"])
+    assert not a.closed_relays(b)
+
+
+async def test_the_other_end_of_a_relayed_link_is_dialled_again_now_and_then(mesh: Starter) -> None:
+    """In a network too large for a full mesh nobody else would."""
+    a, b, _ = await mesh("abc", "ab", config=replace(GOSSIP, heal_interval_s=60.0, relay_upgrade_s=0.2))
+    await relayed(a, b)
+    a.endpoint.blocked.clear()
+
+    await eventually(lambda: a.links.get(b.name) is a.service.links.get(b.name, 0))
+    assert a.statistic("relay_handovers") == 1
+
+
+async def test_a_slow_dial_is_not_waited_for(mesh: Starter, wire: MemoryNetwork) -> None:
+    """A firewall that answers nothing costs relay_delay_s, not the dial's timeout; the first to come is used."""
+    a, b, _ = await mesh("abc", "ab")
+    await dial_into_silence(a, b, wire)
+
+    a.service.want_link(b.name)
+    a.service.want_link(b.name)
+    assert b.name not in a.links
+    await eventually(lambda: b.name in a.links, timeout_s=1.5)
+
+    await a.send(b, b"1")
+    await eventually(lambda: b.bodies() == [b"1"])
+
+
+async def test_a_direct_link_that_comes_while_it_is_waited_for_needs_no_relay(
+    mesh: Starter, wire: MemoryNetwork
+) -> None:
+    """The relay that would have been asked next is not."""
+    a, b, _ = await mesh("abc", "ab", config=replace(GOSSIP, relay_delay_s=10.0))
+    await dial_into_silence(a, b, wire)
+    a.service.want_link(b.name)
+    wire.heal()
+
+    await eventually(lambda: b.name in a.links)
+    assert a.links[b.name] is a.service.links[b.name]
+    assert a.statistic("relay_links_opened") == 0
+    a.service.want_link(b.name)
+    assert a.statistic("route_searches") == 0
+
+
+async def test_a_node_that_leaves_says_so_through_its_relay(mesh: Starter) -> None:
+    """The link's end is no failure, and comes at once."""
+    a, b, _ = await mesh("abc", "ab")
+    await relayed(a, b)
+
+    await b.service.leave()
+
+    await eventually(lambda: a.closed_relays(b) == [CloseReason.LEAVING])
+    await b.service.close()
+
+
+async def test_nobody_can_be_reached_who_is_not_there(mesh: Starter, wire: MemoryNetwork) -> None:
+    """Strangers and the dead are not searched for; whoever lives where no relay leads is, in vain."""
+    a, b, c = await mesh("abc", "ab")
+    a.service.want_link(NodeId("stranger"))
+    a.service.want_link(a.name)
+    assert a.statistic("route_searches") == 0
+    wire.cut(c.name, b.name)
+    wire.cut(b.name, c.name)
+
+    a.service.want_link(b.name)
+
+    await eventually(lambda: a.statistic("route_searches_failed") > 0)
+    await eventually(lambda: a.statistic("relay_links_failed") > 0)
+    assert b.name not in a.links
+
+
+async def test_nonsense_from_a_relay_is_counted_and_cuts_nobody(mesh: Starter) -> None:
+    """Neither the relay, which did not write it, nor anybody else."""
+    a, b, c = await mesh("abc", "ab")
+    await relayed(a, b)
+
+    a.service.links[c.name].send(Envelope(Kind.RELAY, 3, None, b.name, b"nonsense"), Lane.NORMAL)
+
+    await eventually(lambda: b.statistic("relay_errors") == 1)
+    await a.send(b, b"1")
+    await eventually(lambda: b.bodies() == [b"1"])
+
+
+async def test_a_relay_whose_link_is_full_drops_and_counts(mesh: Starter, wire: MemoryNetwork) -> None:
+    """What it drops is sent again by the ends; nothing is lost."""
+    a, b, c = await mesh("abc", "ab")
+    await relayed(a, b)
+    link = c.service.links[b.name]
+    filler = Envelope(Kind.OVERLAY, 0, None, None, b"\x91\x63")
+    wire.cut(c.name, b.name, one_way=True)
+
+    def full() -> bool:
+        while link.send(filler, Lane.LOW) is SendOutcome.ACCEPTED:
+            pass
+        return c.statistic("relay_dropped_full") > 0
+
+    await a.send(b, b"1")
+    await eventually(full)
+    wire.heal()
+    await eventually(lambda: b"1" in b.bodies())

@@ -65,7 +65,7 @@ def test_a_profile_with_a_wrong_field_is_refused(fields: Any) -> None:
 
 def test_later_fields_are_ignored() -> None:
     """Fields behind the known ones, in a profile and in an agent, are left alone."""
-    profile = decode_profile(pack([1, {}, [[*AGENT, "later"]], 1, "later"]), "a")
+    profile = decode_profile(pack([1, {}, [[*AGENT, "later"]], 1, ["g"], "later"]), "a")
 
     assert profile == NodeProfile(
         maintenance=True,

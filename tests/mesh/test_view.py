@@ -191,3 +191,27 @@ def test_issuers_are_live_members_that_can_issue() -> None:
 
     assert view.issuers() == ["a", "d"]
     assert view.node_ids() == ["a", "b", "c", "d"]
+
+
+def _subscribed(*groups: str, state: MemberState = S.ALIVE, version: int = 1) -> Member:
+    return Member(NodeId("a"), 1, state, (), version, encode_profile(NodeProfile(groups=groups)))
+
+
+def test_subscribers_follow_what_nodes_say_and_how_they_are() -> None:
+    """Each change is told once; a node that is gone, or forgotten, subscribes to nothing."""
+    view = NetworkView()
+    view.apply(_subscribed("g", "h"))
+    assert view.group_changes == [("g", "a", True), ("h", "a", True)]
+    assert view.subscribers("g") == ["a"]
+    view.apply(_subscribed("g", "i", version=2))
+    assert view.group_changes == [("h", "a", False), ("i", "a", True)]
+    view.apply(_subscribed("g", "i", version=2, state=S.SUSPECT))
+    assert view.group_changes == []
+    view.apply(_subscribed("g", "i", version=2, state=S.DEAD))
+    assert view.group_changes == [("g", "a", False), ("i", "a", False)]
+    assert view.subscribers("g") == view.subscribers("h") == []
+    view.apply(_subscribed("g", version=3))
+    view.forget("a")
+    assert view.group_changes == [("g", "a", False)]
+    view.forget("a")
+    assert view.group_changes == []

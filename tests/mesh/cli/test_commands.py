@@ -123,6 +123,13 @@ def test_broadcast(cli: Cli, run_fake: RunFake) -> None:
     assert "handed to 1 nodes" in cli("broadcast", "all").stdout
 
 
+def test_publish(cli: Cli, run_fake: RunFake) -> None:
+    """Says how far it came."""
+    run_fake()
+    assert cli.json("publish", "alerts", "fire")["status"] == "sent"
+    assert cli("publish", "alerts", "fire").stdout == "published n1/1/3 to group alerts: sent\n"
+
+
 @pytest.mark.parametrize("as_json", [True, False])
 def test_listen_ends_after_count(cli: Cli, run_fake: RunFake, as_json: bool) -> None:
     """It registers, prints what it receives, and is gone."""

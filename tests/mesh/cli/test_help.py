@@ -43,7 +43,7 @@ def test_the_command_list_is_the_one_promised() -> None:
     assert sorted(commands()) == sorted(
         [
             *("up", "invite", "members", "status", "agents", "discover", "send", "request", "broadcast", "listen"),
-            *("leave", "demo", "bench throughput", "bench latency", "doctor", "version"),
+            *("publish", "leave", "demo", "bench throughput", "bench latency", "doctor", "version"),
         ]
     )
 

@@ -122,6 +122,25 @@ async def test_listening_is_a_temporary_agent(server: ControlServer, target: Fak
     await eventually(lambda: 7 not in target.handlers)
 
 
+async def test_listening_to_a_group(server: ControlServer, target: FakeNode, path: Path) -> None:
+    """It hears what is published, as a member of a queue if it says so, and ends with its client."""
+    received: list[dict[str, Any]] = []
+    client = await asyncio.to_thread(ControlClient, path)
+    items = client.stream("listen", group="alerts", queue="workers")
+
+    def take() -> None:
+        received.append(next(items))
+
+    await asyncio.to_thread(take)
+    assert received == [{"listening": "alerts", "node_id": "n1"}]
+    assert list(target.subscribed["alerts"]) == ["workers"]
+    assert (await ask(path, "publish", group="alerts", text="fire"))["nodes"] == 1
+    await asyncio.to_thread(take)
+    assert received[1]["text"] == "fire"
+    client.close()
+    await eventually(lambda: not target.subscribed)
+
+
 async def test_listening_without_an_id_takes_a_free_one(server: ControlServer, target: FakeNode, path: Path) -> None:
     """Two listeners on one node do not disturb each other."""
     with await asyncio.to_thread(ControlClient, path) as first, await asyncio.to_thread(ControlClient, path) as second:
