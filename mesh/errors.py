@@ -19,6 +19,7 @@
     │       ├── DeliveryTimeout          no acknowledgement in time
     │       └── RequestTimeout           no response in time: the request may have been carried out
     ├── RemoteError                      the receiving agent's handler raised
+    ├── SealRefused                      a peer sealed or said about keys what does not hold (a RemoteProtocolError)
     ├── ConfigError                      a setting cannot be used
     └── ControlError                     the running node's control socket
         ├── NodeNotRunning
@@ -92,6 +93,7 @@ __all__ = [
     "RemoteError",
     "RemoteProtocolError",
     "RequestTimeout",
+    "SealRefused",
     "Superseded",
     "TokenError",
     "TokenExpired",
@@ -175,6 +177,18 @@ class RemoteError(MeshError):
     def __init__(self, message: str, *, kind: str = "", hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.kind = kind
+
+
+class SealRefused(RemoteProtocolError):
+    """What a peer sealed, or said about keys, does not prove what it must; nothing of it was used.
+
+    Attributes:
+        reason: One of :class:`mesh.sealing.reasons.Reason`.
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ConfigError(MeshError, ValueError):
