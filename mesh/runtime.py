@@ -54,6 +54,7 @@ from .messaging.courier import Courier
 from .observers import Observers
 from .profile import NodeProfile, encode_profile
 from .renewal import Renewal
+from .sealing.links import FEATURE, SealedLinks, identity_of
 from .types import AgentNode
 from .view import NetworkView
 
@@ -171,6 +172,14 @@ class Runtime:
             broadcast=self._broadcast,
             want_link=lambda node_id: self.gossip.want_link(NodeId(node_id)),
         )
+        self._sealing = SealedLinks(
+            identity_of(self._credentials, life_of(self._incarnation)),
+            self.courier,
+            required=config.messages.end_to_end,
+            clock=self._clock,
+            note=self._trail.note,
+        )
+        stack.callback(self._sealing.close)
         self._watcher = InterfaceWatcher()
         stack.push_async_callback(self._watcher.close)
         await self._watcher.start()
@@ -200,6 +209,7 @@ class Runtime:
             config=config.link_config(),
             enrolment=self._desk,
             trail=self._trail,
+            features=(FEATURE,) if config.messages.end_to_end else (),
         )
         stack.push_async_callback(self.endpoint.close)
         await self.endpoint.start()
@@ -357,17 +367,17 @@ class Runtime:
 
     def link_opened(self, link: Link) -> None:
         """See :class:`gossip.service.GossipListener`."""
-        self.courier.link_opened(link)
+        self._sealing.link_opened(link)
 
     def link_closed(self, link: Link, reason: CloseReason, detail: str) -> None:
         """See :class:`gossip.service.GossipListener`."""
-        self.courier.link_closed(link, reason, detail)
+        self._sealing.link_closed(link, reason, detail)
 
     def _envelopes_received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
         for envelope in envelopes:
             if envelope.kind == Kind.RENEWAL:
                 self.renewal.received(link, envelope)
-        self.courier.envelopes_received(link, envelopes)
+        self._sealing.envelopes_received(link, envelopes)
 
     def _broadcast(self, payload: bytes, ttl: int) -> object:
         return self.gossip.broadcast(payload, ttl)
@@ -474,6 +484,7 @@ class Runtime:
     def _credentials_renewed(self, credentials: Credentials) -> None:
         self._credentials = credentials
         self._contexts.reload(credentials)
+        self._sealing.renewed(identity_of(credentials, life_of(self._incarnation)))
 
     def _issuers(self) -> list[Link]:
         links = self.gossip.links
@@ -497,6 +508,7 @@ class Runtime:
             "network": self._config.network,
             "certificate_expires_in_s": int(self.renewal.expires_in.total_seconds()),
             "messages": self.courier.statistics(),
+            "end_to_end": self._sealing.statistics(),
             "gossip": self.gossip.statistics(),
             "links": self.endpoint.statistics(),
             "enrolment": self._desk.statistics(),

@@ -131,6 +131,11 @@ class Pairing:
         """The link is gone: what the next one may take up."""
         return self._current
 
+    def abandon(self) -> None:
+        """The other side broke the rules: forget every key."""
+        self._drop_current()
+        self._previous = self._answered = self._offer = None
+
     # --- what the other side says -------------------------------------------------------------------------------
 
     def open(self, body: bytes, now: Moment) -> tuple[int, bytes]:
