@@ -175,6 +175,14 @@ class MessagesSection:
     handler_concurrency: int = field(
         default=64, metadata=setting(count, "Handler calls of one agent that may run at the same time.")
     )
+    end_to_end: bool = field(
+        default=True,
+        metadata=setting(
+            flag,
+            "Demand that messages between agents are sealed from node to node, so that no relay can read, alter or "
+            "forge them. Where both sides say no, TLS on each link alone protects them.",
+        ),
+    )
     request_timeout_s: float = field(
         default=5.0, metadata=setting(seconds, "How long `request` waits when no timeout is given.")
     )

@@ -19,6 +19,15 @@
     │       ├── DeliveryTimeout          no acknowledgement in time
     │       └── RequestTimeout           no response in time: the request may have been carried out
     ├── RemoteError                      the receiving agent's handler raised
+    ├── SealRefused                      a peer sealed or said about keys what does not hold (a RemoteProtocolError)
+    ├── StateError                       replicated state: clocks and documents
+    │   ├── ClockDrift                   a timestamp too far in the future
+    │   ├── EpochUnknown                 a membership epoch not known yet, or no longer
+    │   ├── DivergentHistory             two histories under one name
+    │   ├── ValueRefused                 a document cannot hold that value
+    │   ├── TransactionTooLarge
+    │   └── TransactionConflict          somebody else's change came in between
+    ├── UpdateRefused                    bytes that no document may take (a RemoteProtocolError)
     ├── ConfigError                      a setting cannot be used
     └── ControlError                     the running node's control socket
         ├── NodeNotRunning
@@ -29,6 +38,16 @@ Each says what failed, whether anything changed, and what to do next.
 
 from __future__ import annotations
 
+from state.errors import (
+    ClockDrift,
+    DivergentHistory,
+    EpochUnknown,
+    StateError,
+    TransactionConflict,
+    TransactionTooLarge,
+    UpdateRefused,
+    ValueRefused,
+)
 from transport.errors import (
     CertificateRejected,
     DataDirectoryError,
@@ -62,6 +81,7 @@ __all__ = [
     "AgentIdInUse",
     "AmbiguousNode",
     "CertificateRejected",
+    "ClockDrift",
     "ConfigError",
     "ControlError",
     "DataDirectoryError",
@@ -69,7 +89,9 @@ __all__ = [
     "DeliveryTimeout",
     "DeliveryUncertain",
     "DialError",
+    "DivergentHistory",
     "EnrolmentRefused",
+    "EpochUnknown",
     "HandshakeFailed",
     "IdentityError",
     "InsecureKeyFile",
@@ -92,6 +114,8 @@ __all__ = [
     "RemoteError",
     "RemoteProtocolError",
     "RequestTimeout",
+    "SealRefused",
+    "StateError",
     "Superseded",
     "TokenError",
     "TokenExpired",
@@ -99,9 +123,13 @@ __all__ = [
     "TokenUnknown",
     "TokenUsed",
     "TokenWrongNetwork",
+    "TransactionConflict",
+    "TransactionTooLarge",
     "TransportError",
     "UnknownAgent",
     "UnknownNode",
+    "UpdateRefused",
+    "ValueRefused",
 ]
 
 
@@ -175,6 +203,18 @@ class RemoteError(MeshError):
     def __init__(self, message: str, *, kind: str = "", hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.kind = kind
+
+
+class SealRefused(RemoteProtocolError):
+    """What a peer sealed, or said about keys, does not prove what it must; nothing of it was used.
+
+    Attributes:
+        reason: One of :class:`mesh.sealing.reasons.Reason`.
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ConfigError(MeshError, ValueError):

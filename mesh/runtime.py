@@ -55,6 +55,7 @@ from .messaging.groups import Groups
 from .observers import Observers
 from .profile import NodeProfile, encode_profile
 from .renewal import Renewal
+from .sealing.links import FEATURE, SealedLinks, identity_of
 from .types import AgentNode
 from .view import NetworkView
 
@@ -181,6 +182,14 @@ class Runtime:
             announce=lambda groups: self._set_profile(replace(self._profile, groups=groups)),
             rng=self._rng,
         )
+        self._sealing = SealedLinks(
+            identity_of(self._credentials, life_of(self._incarnation)),
+            self.courier,
+            required=config.messages.end_to_end,
+            clock=self._clock,
+            note=self._trail.note,
+        )
+        stack.callback(self._sealing.close)
         self._watcher = InterfaceWatcher()
         stack.push_async_callback(self._watcher.close)
         await self._watcher.start()
@@ -219,6 +228,7 @@ class Runtime:
             config=config.link_config(),
             enrolment=self._desk,
             trail=self._trail,
+            features=(FEATURE,) if config.messages.end_to_end else (),
         )
         stack.push_async_callback(self.endpoint.close)
         await self.endpoint.start()
@@ -388,25 +398,25 @@ class Runtime:
 
     def link_opened(self, link: Link) -> None:
         """See :class:`gossip.service.GossipListener`."""
-        self.courier.link_opened(link)
+        self._sealing.link_opened(link)
 
     def link_closed(self, link: Link, reason: CloseReason, detail: str) -> None:
         """See :class:`gossip.service.GossipListener`."""
-        self.courier.link_closed(link, reason, detail)
+        self._sealing.link_closed(link, reason, detail)
 
     def hold_link(self, link: Link) -> bool:
         """See :class:`gossip.service.HoldingListener`."""
-        return not self.renewal.is_using(link) and self.courier.hold_link(link)
+        return not self.renewal.is_using(link) and self.courier.hold_link(self._sealing.of(link))
 
     def release_link(self, link: Link) -> None:
         """See :class:`gossip.service.HoldingListener`."""
-        self.courier.release_link(link)
+        self.courier.release_link(self._sealing.of(link))
 
     def _envelopes_received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
         for envelope in envelopes:
             if envelope.kind == Kind.RENEWAL:
                 self.renewal.received(link, envelope)
-        self.courier.envelopes_received(link, envelopes)
+        self._sealing.envelopes_received(link, envelopes)
 
     def _broadcast(self, payload: bytes, ttl: int) -> BroadcastOutcome:
         return self.gossip.broadcast(payload, ttl)
@@ -530,6 +540,7 @@ class Runtime:
     def _credentials_renewed(self, credentials: Credentials) -> None:
         self._credentials = credentials
         self._contexts.reload(credentials)
+        self._sealing.renewed(identity_of(credentials, life_of(self._incarnation)))
 
     def _issuers(self) -> list[Link]:
         links, issuers = self.gossip.links, [NodeId(node_id) for node_id in self.view.issuers()]
@@ -556,6 +567,7 @@ class Runtime:
             "certificate_expires_in_s": int(self.renewal.expires_in.total_seconds()),
             "messages": self.courier.statistics(),
             "groups": self.groups.statistics(),
+            "end_to_end": self._sealing.statistics(),
             "gossip": self.gossip.statistics(),
             "links": self.endpoint.statistics(),
             "enrolment": self._desk.statistics(),

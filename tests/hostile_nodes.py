@@ -74,7 +74,11 @@ class Town:
 
 @contextlib.asynccontextmanager
 async def town(data_dir: Path, **settings: Any) -> AsyncIterator[Town]:
-    """Run two good nodes with a steady stream; in the end nothing of it may be lost, doubled or out of order."""
+    """Run two good nodes with a steady stream; in the end nothing of it may be lost, doubled or out of order.
+
+    The target and the other seal what they say.  A hostile member whose hello does not ask for that is refused all
+    messages in the clear, unless ``messages={"end_to_end": False}`` has the target listen to them.
+    """
     async with await join(data_dir, "target", **settings) as target, await join(data_dir, "other") as other:
         made = Town(data_dir, target, other)
         await target.register_agent(SINK, handler=made.hear)

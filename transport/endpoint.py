@@ -53,6 +53,7 @@ class BaseEndpoint(ABC):
         config: Limits and timing.
         advertise: Where peers are told to dial; asked anew for each hello.
         software: Name and version for the hello.
+        features: What this node can do or demands, for the hello.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class BaseEndpoint(ABC):
         config: LinkConfig | None = None,
         advertise: Callable[[], tuple[Address, ...]] | tuple[Address, ...] = (),
         software: str = "peermesh",
+        features: tuple[str, ...] = (),
     ) -> None:
         self.clock = clock or SystemClock()
         self.config = config or LinkConfig()
@@ -73,7 +75,9 @@ class BaseEndpoint(ABC):
         self.tasks = TaskScope(f"endpoint {node_id}")
         self.counters: Counter[str] = Counter(handler_errors=0)
         self._advertise = advertise
-        self._hello = Hello(network=network, node_id=node_id, incarnation=incarnation, software=software)
+        self._hello = Hello(
+            network=network, node_id=node_id, incarnation=incarnation, software=software, features=features
+        )
         self._links: dict[NodeId, Link] = {}
         # Every link that is not finished, open or not; bounded by links_max and handshakes_max.
         self._live: dict[ChannelLink, None] = {}

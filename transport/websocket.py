@@ -199,6 +199,7 @@ class WebSocketEndpoint(BaseEndpoint):
         enrolment: Who serves holders of invites; ``None``: nobody.
         trail: Where refused certificates and identities are recorded; ``None``: only in the log.
         software: Name and version for the hello.
+        features: What this node can do or demands, for the hello.
     """
 
     def __init__(
@@ -216,6 +217,7 @@ class WebSocketEndpoint(BaseEndpoint):
         enrolment: EnrolmentService | None = None,
         trail: AuditTrail | None = None,
         software: str = "peermesh",
+        features: tuple[str, ...] = (),
     ) -> None:
         super().__init__(
             network,
@@ -226,6 +228,7 @@ class WebSocketEndpoint(BaseEndpoint):
             config=config,
             advertise=advertise if advertise is not None else self._where_it_listens,
             software=software,
+            features=features,
         )
         _shrink_tls_buffers()
         self.contexts = contexts

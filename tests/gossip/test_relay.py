@@ -167,7 +167,7 @@ async def mesh(wire: MemoryNetwork) -> AsyncIterator[Starter]:
                 for node in nodes.values()
             )
 
-        await eventually(complete)
+        await eventually(complete, timeout_s=15.0)
         return list(nodes.values())
 
     yield start
@@ -385,6 +385,7 @@ async def test_a_direct_link_that_comes_while_it_is_waited_for_needs_no_relay(
     await dial_into_silence(a, b, wire)
     a.service.want_link(b.name)
     wire.heal()
+    b.endpoint.blocked.clear()  # and now B gets through to A
 
     await eventually(lambda: b.name in a.links)
     assert a.links[b.name] is a.service.links[b.name]

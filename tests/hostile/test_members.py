@@ -20,6 +20,9 @@ from transport.link import CloseReason
 from transport.wire import ENVELOPES_MAX, Envelope, Kind, encode_frame, encode_hello, pack
 from transport.wire import Hello as _Hello
 
+#: What these members say is made by hand, without keys; tests/hostile/test_sealed.py has those with keys.
+IN_THE_CLEAR = {"end_to_end": False}
+
 
 def _one(kind: int, body: bytes) -> bytes:
     return encode_frame([Envelope(kind, 1, None, None, body)])
@@ -122,7 +125,7 @@ async def test_a_bad_frame_costs_its_sender_the_link(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, frame: bytes, code: CloseReason
 ) -> None:
     """Closed with the code, counted, logged; the steady stream of the others loses nothing (:func:`town` checks)."""
-    async with town(tmp_path) as there:
+    async with town(tmp_path, messages=IN_THE_CLEAR) as there:
         async with member(there) as connection:
             with contextlib.suppress(ConnectionClosed):
                 await connection.send(frame)
@@ -178,7 +181,7 @@ async def test_pings_whose_pongs_nobody_reads_cost_no_memory(tmp_path: Path) -> 
 @pytest.mark.slow
 async def test_a_member_that_ignores_its_credit_is_cut(tmp_path: Path) -> None:
     """16 MiB to an agent that takes nothing, without waiting for credit: a breach, not a memory leak."""
-    async with town(tmp_path) as there:
+    async with town(tmp_path, messages=IN_THE_CLEAR) as there:
 
         async def stuck(_: object) -> None:
             await asyncio.Event().wait()
@@ -200,7 +203,7 @@ async def test_a_member_that_ignores_its_credit_is_cut(tmp_path: Path) -> None:
 @pytest.mark.slow
 async def test_a_member_that_asks_and_never_reads_is_bounded(tmp_path: Path) -> None:
     """Queries to nobody, whose refusals are never read: what waits for the peer is bounded, the others go on."""
-    async with town(tmp_path) as there:
+    async with town(tmp_path, messages=IN_THE_CLEAR) as there:
         async with member(there) as connection:
             connection.transport.pause_reading()
             before = rss_bytes()

@@ -41,6 +41,7 @@ class Credentials:
         identity_key: The long-lived key that signs what the node says.
         certificate: The leaf that TLS shows.
         authority_certificate: The network's authority, the only one trusted.
+        tls_key: The leaf's private key; it signs the offers and answers of end-to-end sessions, too.
         tls_key_path: The leaf's private key (PEM).
         tls_chain_path: Leaf and authority (PEM), as TLS shows them.
         can_issue: Whether this machine holds the authority's key and so can admit nodes.
@@ -51,6 +52,7 @@ class Credentials:
     identity_key: ed25519.Ed25519PrivateKey = field(repr=False)
     certificate: x509.Certificate
     authority_certificate: x509.Certificate
+    tls_key: ec.EllipticCurvePrivateKey = field(repr=False)
     tls_key_path: Path
     tls_chain_path: Path
     can_issue: bool
@@ -112,7 +114,7 @@ def renew(directory: NodeDirectory, *, now: datetime, validity: timedelta = LEAF
     key = keys.new_tls_key()
     leaf = authority.issue(key.public_key(), directory.node_id, now=now, validity=validity)
     keys.write_key(_next_key_path(directory), key)
-    return _install(directory, identity_key, leaf, authority.certificate, can_issue=True)
+    return _install(directory, identity_key, key, leaf, authority.certificate, can_issue=True)
 
 
 def make_renewal_request(directory: NodeDirectory) -> bytes:
@@ -186,7 +188,7 @@ def install_chain(directory: NodeDirectory, chain: bytes, *, authority: x509.Cer
     if not _fits(key, leaf):
         raise CertificateRejected("the certificate is for another key than the one that was asked for")
     can_issue = load_authority(directory.network_path, directory.network) is not None
-    return _install(directory, ensure_identity_key(directory), leaf, authority, can_issue=can_issue)
+    return _install(directory, ensure_identity_key(directory), key, leaf, authority, can_issue=can_issue)
 
 
 def is_enrolled(directory: NodeDirectory) -> bool:
@@ -231,7 +233,8 @@ def _load(directory: NodeDirectory, *, now: datetime) -> Credentials:
                 hint="restore both from the same backup, or join again with a new token",
             )
         move_durably(_next_key_path(directory), directory.path / "tls.key")
-    return _credentials(directory, identity_key, leaf, authority, can_issue=False)
+        key = waiting
+    return _credentials(directory, identity_key, key, leaf, authority, can_issue=False)
 
 
 def _own_authority(directory: NodeDirectory) -> x509.Certificate:
@@ -269,6 +272,7 @@ def _leaf_of(chain: bytes, directory: NodeDirectory, authority: x509.Certificate
 def _install(
     directory: NodeDirectory,
     identity_key: ed25519.Ed25519PrivateKey,
+    tls_key: ec.EllipticCurvePrivateKey,
     leaf: x509.Certificate,
     authority: x509.Certificate,
     *,
@@ -280,12 +284,13 @@ def _install(
         write_atomic(directory.path / "ca.crt", pinned)
     write_atomic(directory.path / "tls.crt", certificates.pem(leaf, authority))
     move_durably(_next_key_path(directory), directory.path / "tls.key")
-    return _credentials(directory, identity_key, leaf, authority, can_issue=can_issue)
+    return _credentials(directory, identity_key, tls_key, leaf, authority, can_issue=can_issue)
 
 
 def _credentials(
     directory: NodeDirectory,
     identity_key: ed25519.Ed25519PrivateKey,
+    tls_key: ec.EllipticCurvePrivateKey,
     leaf: x509.Certificate,
     authority: x509.Certificate,
     *,
@@ -297,6 +302,7 @@ def _credentials(
         identity_key=identity_key,
         certificate=leaf,
         authority_certificate=authority,
+        tls_key=tls_key,
         tls_key_path=directory.path / "tls.key",
         tls_chain_path=directory.path / "tls.crt",
         can_issue=can_issue,

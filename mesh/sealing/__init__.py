@@ -1,0 +1,1 @@
+"""End-to-end encryption of what agents say to each other (``docs/protocol/e2e.md``)."""

@@ -1,0 +1,45 @@
+"""The errors of this layer; :mod:`mesh.errors` draws the whole tree."""
+
+from __future__ import annotations
+
+from transport.errors import MeshError, RemoteProtocolError
+
+
+class StateError(MeshError):
+    """Something about replicated state."""
+
+
+class ClockDrift(StateError):
+    """A timestamp is further in the future than clocks may differ; it was not taken."""
+
+
+class EpochUnknown(StateError):
+    """A membership epoch that this replica does not know yet, or no longer."""
+
+
+class DivergentHistory(StateError):
+    """Two histories under one name that cannot be one: neither was changed."""
+
+
+class ValueRefused(StateError, ValueError):
+    """A value that a document cannot hold; nothing was changed.
+
+    Attributes:
+        path: Where in the value, as it would be written in Python: ``['tasks'][2]``; empty: the value itself.
+    """
+
+    def __init__(self, message: str, *, path: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.path = path
+
+
+class TransactionTooLarge(StateError):
+    """A transaction above the limits on its size; nothing of it was done."""
+
+
+class TransactionConflict(StateError):
+    """Somebody else's change came while a transaction was open; nothing of it was done."""
+
+
+class UpdateRefused(RemoteProtocolError):
+    """Bytes that are no update or state vector which this document may take; nothing was changed."""
