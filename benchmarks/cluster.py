@@ -46,9 +46,17 @@ def timing(nodes: int, cores: int) -> dict[str, Any]:
     if stretch <= 1:
         return {"preset": "lan"}
     heartbeat_s = round(3.0 * max(1.0, stretch / 2), 1)
+    # News that are passed on one by one would cost a thousand nodes six thousand frames for each.
+    flush_s = round(0.2 * stretch, 1)
+    suspicion_s = round(8.0 + 12 * flush_s, 1)
     return {
         "preset": "wan",
-        "gossip": {"heartbeat_interval_s": heartbeat_s},
+        "gossip": {
+            "heartbeat_interval_s": heartbeat_s,
+            "flush_delay_s": flush_s,
+            "suspicion_s": suspicion_s,
+            "suspicion_refused_s": suspicion_s / 2,
+        },
         "links": {"keepalive_interval_s": 2 * heartbeat_s, "keepalive_timeout_s": 8 * heartbeat_s},
     }
 

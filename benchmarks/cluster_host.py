@@ -160,7 +160,7 @@ class ClusterHost:
                 watched = self._nodes[node_id] = Watched(net, agent_id, expected)
                 await net.register_agent(agent_id, ["echo"], handler=watched.handle)
                 if bootstrap:
-                    await net.wait_for_members(2, timeout_s=60.0)
+                    await net.wait_for_members(2, timeout_s=_CALM_WAIT_S * 6)
 
         await asyncio.gather(*(one(node_id, agent_id) for node_id, agent_id in names.items()))
         return {"addresses": [str(self._nodes[node_id].net.addresses[0]) for node_id in names]}

@@ -23,6 +23,7 @@ from mesh.processes import Document, Worker, Workers
 from transport.errors import MeshError
 
 _POLL_S: Final = 0.25
+_REPORT_S: Final = 10.0
 _SEEDS: Final = 2
 _ANSWER_S: Final = 120.0
 
@@ -103,7 +104,11 @@ class Cluster:
             (self.hosts if number < len(self._shares) else self.lone).append(host)
         seeds = await self._start_seeds()
         self._progress(f"{len(seeds)} seeds run after {time.monotonic() - began:.1f} s")
-        await asyncio.gather(*(self._start_nodes(host, seeds, at_once, deadline_s) for host in self.running))
+        reporter = asyncio.create_task(self._report_starts())
+        try:
+            await asyncio.gather(*(self._start_nodes(host, seeds, at_once, deadline_s) for host in self.running))
+        finally:
+            reporter.cancel()
         started = time.monotonic()
         self._progress(f"{self.size} nodes run after {started - began:.1f} s")
         complete = await self._wait_complete(began + deadline_s)
@@ -112,6 +117,13 @@ class Cluster:
             "all_views_complete_s": round(complete - began, 2),
             "last_start_to_all_complete_s": round(max(0.0, complete - started), 2),
         }
+
+    async def _report_starts(self) -> None:
+        while True:
+            await asyncio.sleep(_REPORT_S)
+            sizes = [size for answer in await self._ask_all("views") for size in answer["sizes"]]
+            median = sorted(sizes)[len(sizes) // 2] if sizes else 0
+            self._progress(f"{len(sizes)} of {self.size} nodes run, their median view has {median}")
 
     async def _start_process(self, number: int) -> Worker:
         settings = {
