@@ -12,6 +12,7 @@ PYTHON ?= $(shell scripts/find-python)
 VENV ?= .venv
 JOBS ?= 2
 NODES ?= 8
+CLUSTER ?= 1000
 
 BIN := $(VENV)/bin
 RUN := $(VENV)/.installed-run
@@ -102,6 +103,12 @@ sim-short: $(RUN) ## Every simulated scenario with a few nodes and two fresh see
 .PHONY: bench
 bench: $(DEV) ## Measure throughput and latency, beside nats-server where it is installed; prints JSON
 	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+.PHONY: cluster beside-serf
+cluster: $(DEV) ## A thousand real nodes on this machine, and what they see; prints JSON (CLUSTER=100 for less)
+	@$(BIN)/python benchmarks/cluster.py --nodes $(CLUSTER) $(ARGS)
+beside-serf: $(DEV) ## 256 of our nodes and as many serf agents, one after the other; prints JSON
+	@$(BIN)/python benchmarks/beside_serf.py $(ARGS)
 
 # --- read -------------------------------------------------------------------------------------------------------
 
