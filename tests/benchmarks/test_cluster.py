@@ -81,7 +81,7 @@ def test_timing_is_what_the_nodes_take(nodes: int, cores: int) -> None:
 def test_medians_and_ratios() -> None:
     """Over the kills; a figure that one side lacks has no ratio."""
     loss = {"know": 3, "survivors": 3, "first_dead_s": 1.0, "all_know_p50_s": 1.0}
-    losses = [
+    losses: list[dict[str, Any]] = [
         {**loss, "first_suspect_s": 0.1, "all_know_last_s": 1.0},
         {**loss, "first_suspect_s": None, "all_know_last_s": 3.0},
     ]
