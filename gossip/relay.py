@@ -18,6 +18,7 @@ import random
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from transport.channel import close_reason
 from transport.clock import Clock
 from transport.errors import DialError, RemoteProtocolError
 from transport.link import CloseReason, Endpoint, Link, SendOutcome
@@ -142,6 +143,7 @@ class Relays:
             "relay_handovers": 0,
             "relay_dropped_full": 0,
             "relay_errors": 0,
+            "relay_kinds_refused": 0,
         }
 
     # --- carrying (Carrier) -----------------------------------------------------------------------------------
@@ -290,8 +292,10 @@ class Relays:
         if direct is not None and direct.is_open:
             self.counters["relay_handovers"] += 1
             self._listener.link_opened(direct)
-            if early:
+            try:
                 self._host.data_received(direct, early)
+            except RemoteProtocolError as error:
+                direct.close(close_reason(error.code), error.message)
 
     def envelopes_received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
         """See :class:`~transport.link.LinkHandler`."""
@@ -299,8 +303,11 @@ class Relays:
         for envelope in envelopes:
             if envelope.kind == Kind.PARTING:
                 self._parting_heard(link, parting.decode(envelope.body))
-            elif envelope.kind >= Kind.MESSAGES:
+            elif Kind.MESSAGES <= envelope.kind < Kind.RENEWAL:
+                # The rest is for links whose certificates were seen: nobody gets a certificate through a relay.
                 data.append(envelope)
+            else:
+                self.counters["relay_kinds_refused"] += 1
         if data:
             peer = link.peer.node_id
             self._used_at[peer] = self._clock.monotonic()

@@ -4,7 +4,7 @@ A :class:`RelayChannel` carries whole frames over a :class:`~gossip.relay_stream
 keepalive, and what happens when two links between the same nodes meet are the transport's own
 (:mod:`transport.channel`, :mod:`transport.endpoint`): a relayed link says hello with both lives, has the same lanes and
 bounds, and passes the same contract suite.  What it lacks is the certificate: who is at the other end is what the
-relays say, until envelopes are encrypted from end to end.
+relays say.  So the layer above believes nothing on it that is not sealed from end to end (``Link.is_relayed``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 from transport.channel import Channel, ChannelClosed
 from transport.clock import Clock
@@ -236,6 +236,8 @@ class RelayEndpoint(BaseEndpoint):
         rng: For the numbers of streams.
         advertise: What hellos say of where this node can be dialled.
     """
+
+    is_relayed: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ learns the next hop in both directions.  Then envelopes follow those hops.
   above says that nothing arrives.
 - *A relay is not anybody's servant.*  It passes on what comes from the linked peer itself, or from a node to which
   a way through that peer was learnt; at most so many questions, envelopes and bytes a second of one peer.  A relay
-  could still lie about what passes through it, until envelopes are encrypted from end to end.
+  can still lie about who says what, so what matters is sealed from end to end above.
 """
 
 # core: no I/O

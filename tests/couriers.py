@@ -53,6 +53,7 @@ class FakeLink:
     def __init__(self, peer: str, capacity: int) -> None:
         self.peer = PeerInfo(NodeId(peer), 1 << 16, (), (1, 0))
         self.dialled = True
+        self.is_relayed = False
         self.remote_address = Address("localhost", 1)
         self.is_open = True
         self.rtt_s: float | None = None

@@ -302,6 +302,7 @@ class _Link:
     def __init__(self) -> None:
         self.peer = PeerInfo(node_id("there"), 1 << 16, (), (1, 0))
         self.dialled = True
+        self.is_relayed = False
         self.remote_address = Address("10.0.0.1", 7946)
         self.is_open = True
         self.rtt_s: float | None = None

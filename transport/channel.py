@@ -166,6 +166,11 @@ class ChannelLink:
         return self._peer
 
     @property
+    def is_relayed(self) -> bool:
+        """See :class:`transport.link.Link`."""
+        return self._endpoint.is_relayed
+
+    @property
     def remote_address(self) -> Address:
         """See :class:`transport.link.Link`."""
         return self._channel.remote_address

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import ClassVar, Final
 
 from . import session as core
 from .channel import Channel, ChannelLink
@@ -55,6 +55,9 @@ class BaseEndpoint(ABC):
         software: Name and version for the hello.
         features: What this node can do or demands, for the hello.
     """
+
+    is_relayed: ClassVar[bool] = False
+    """Whether other nodes carry its links."""
 
     def __init__(
         self,

@@ -90,6 +90,14 @@ class Link(Protocol):
         ...
 
     @property
+    def is_relayed(self) -> bool:
+        """Whether other nodes carry it, so that no certificate says yet who is at the other end.
+
+        Only what is sealed from end to end may be believed on such a link.
+        """
+        ...
+
+    @property
     def remote_address(self) -> Address:
         """The address the connection really goes to (an ephemeral port if the peer dialled us)."""
         ...

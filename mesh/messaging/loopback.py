@@ -16,6 +16,7 @@ class LoopbackLink:
     def __init__(self, node_id: str, incarnation: int, receive: Callable[[Link, Sequence[Envelope]], None]) -> None:
         self.peer = PeerInfo(NodeId(node_id), incarnation, (), (1, 0))
         self.dialled = True
+        self.is_relayed = False
         self.remote_address = Address("localhost", 0)
         self.is_open = True
         self.rtt_s: float | None = 0.0

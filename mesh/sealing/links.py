@@ -5,9 +5,10 @@ long as there are no keys it is *full*, so messages wait where they wait for any
 been opened and is what that very peer sealed for this node.  Below it nothing but sealed bodies and statements about
 keys leaves (``docs/protocol/e2e.md``).
 
-Whether a link is sealed follows from the two hellos alone: it is if either side demands it.  Both sides come to the
-same result, so a body in the clear on a sealed link is no misunderstanding but a breach, and so is a body that does not
-open: the session is dropped, the link closed, the reason counted and put on record.
+Whether a link is sealed follows from the two hellos alone: it is if either side demands it, and always if other nodes
+relay it, for then nothing else shows who is at its other end.  Both sides come to the same result, so a body in the
+clear on a sealed link is no misunderstanding but a breach, and so is a body that does not open: the session is dropped,
+the link closed, the reason counted and put on record.
 
 Sessions outlast links: what a link leaves is parked for the next one to the same life of that node.
 """
@@ -97,6 +98,11 @@ class SealedLink:
     def dialled(self) -> bool:
         """See :class:`transport.link.Link`."""
         return self.inner.dialled
+
+    @property
+    def is_relayed(self) -> bool:
+        """See :class:`transport.link.Link`."""
+        return self.inner.is_relayed
 
     @property
     def remote_address(self) -> Address:
@@ -226,7 +232,7 @@ class SealedLinks:
 
     def link_opened(self, link: Link) -> None:
         """A link is up."""
-        if not (self._required or FEATURE in link.peer.features):
+        if not (self._required or link.is_relayed or FEATURE in link.peer.features):
             self._handler.link_opened(link)
             return
         peer = Peer(link.peer.node_id, life_of(link.peer.incarnation))

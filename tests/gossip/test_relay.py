@@ -450,3 +450,18 @@ async def test_a_relay_whose_link_is_full_drops_and_counts(mesh: Starter, wire: 
     await eventually(full)
     wire.heal()
     await eventually(lambda: b"1" in b.bodies())
+
+
+async def test_kinds_that_need_a_certificate_are_refused_over_relays(mesh: Starter) -> None:
+    """Nobody renews a certificate, or gossips, in the name of another."""
+    a, b, _ = await mesh("abc", "ab")
+    await relayed(a, b)
+    assert a.links[b.name].is_relayed
+    assert not b.links[NodeId("c")].is_relayed
+
+    for kind in (Kind.RENEWAL, Kind.MEMBERSHIP):
+        a.links[b.name].send(Envelope(kind, 0, None, None, b""), Lane.NORMAL)
+    await a.send(b, b"1")
+
+    await eventually(lambda: b.bodies() == [b"1"])
+    assert b.statistic("relay_kinds_refused") == 2

@@ -9,6 +9,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from networks import Networks, networks, runtime
@@ -48,12 +49,12 @@ class Relays:
         self._folder = folder
         self.processes: dict[str, Process] = {}
 
-    async def start(self, name: str) -> None:
+    async def start(self, name: str, **environment: str) -> None:
         """Start a node that knows the others by the data directory they share."""
         command = [sys.executable, "-m", "mesh", "up", "--json", "--no-mdns", "--node-id", name]
         where = ["--listen", "127.0.0.1:0", "--data-dir", str(self._folder / "one"), "--preset", "local"]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        process = await asyncio.create_subprocess_exec(*command, *where, stdout=PIPE, env=environment)
+        everything = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
+        process = await asyncio.create_subprocess_exec(*command, *where, stdout=PIPE, env=everything)
         self.processes[name] = process
         assert process.stdout is not None
         assert json.loads(await process.stdout.readline())
@@ -97,9 +98,11 @@ async def join(tmp_path: Path, relays: Relays, wall: Wall) -> AsyncIterator[Netw
         yield started
 
 
-async def ends(join: Networks, count: int) -> tuple[AgentNetworkManager, AgentNetworkManager, list[AgentMessage]]:
-    """A and B, when the network has so many nodes and B an agent; and what that agent hears."""
-    a, b = await join(A), await join(B)
+async def ends(
+    join: Networks, count: int, **settings: Any
+) -> tuple[AgentNetworkManager, AgentNetworkManager, list[AgentMessage]]:
+    """A and B, when the network has so many nodes and each of them an agent; and what the agents hear."""
+    a, b = await join(A, **settings), await join(B, **settings)
     heard: list[AgentMessage] = []
 
     async def hear(message: AgentMessage) -> bytes:
@@ -191,3 +194,16 @@ async def test_when_the_wall_falls_the_direct_link_takes_over(join: Networks, re
     await eventually(lambda: statistic(b, "relay_links") == 0)
     assert await b.request(SENDER, b"direct", from_agent=RECEIVER, timeout=5) == b"direct"
     assert statistic(a, "relay_links") == 0
+
+
+async def test_what_passes_a_relay_is_sealed_even_where_nobody_demands_it(join: Networks, relays: Relays) -> None:
+    """No certificate was seen on the way, so the bodies themselves must show who sent them."""
+    await relays.start("c", MESH_MESSAGES__END_TO_END="false")
+    a, b, _ = await ends(join, 3, messages={"end_to_end": False})
+
+    assert await a.request(RECEIVER, b"there", from_agent=SENDER, timeout=5) == b"there"
+
+    for net in (a, b):
+        counters = net.stats()["end_to_end"]
+        assert counters["links_sealed"] == 1
+        assert counters["bodies_sealed"] > 0
