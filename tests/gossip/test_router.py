@@ -20,6 +20,8 @@ from gossip.events import (
     MemberState,
     PeerFound,
     Received,
+    RouteChanged,
+    RouteWanted,
     Send,
     SetTimer,
     Started,
@@ -30,6 +32,9 @@ from gossip.incarnation import make_incarnation
 from gossip.plumtree_codec import Gossip
 from gossip.plumtree_codec import encode as encode_gossip
 from gossip.router import GossipCore
+from gossip.routing_codec import Answer, Ask
+from gossip.routing_codec import decode as decode_route
+from gossip.routing_codec import encode as encode_route
 from transport.types import Address, NodeId
 from transport.wire import Kind
 
@@ -85,6 +90,34 @@ def test_a_new_member_is_dialled_and_doubted_if_that_fails() -> None:
 
     changed = [e.after.state for e in effects if isinstance(e, MemberChanged)]
     assert changed == [MemberState.SUSPECT]
+
+
+def test_a_search_runs_through_the_router_and_whoever_answers_is_not_doubted() -> None:
+    """Questions, timers and answers reach routing; a failed dial says nothing of who was reached another way."""
+    made = core()
+    neighbor(made, "b")
+    opened = made.handle(LinkOpened(NodeId("c"), LIFE, THERE), 0.0)
+    lost = opened + made.handle(LinkLost(NodeId("c"), wanted=True), 0.0)
+    assert Dial(NodeId("c"), THERE) in run(made, lost, 2.0)
+
+    wanted = made.handle(RouteWanted(NodeId("c")), 2.0)
+    timer = next(effect for effect in wanted if isinstance(effect, SetTimer))
+    again = made.handle(TimerFired(timer.token), 3.0)
+    asked = [effect for effect in again if isinstance(effect, Send) and effect.kind is Kind.ROUTE]
+    assert [effect.peer for effect in asked] == ["b"]
+    question = decode_route(asked[0].body)
+    assert isinstance(question, Ask)
+    answer = encode_route(Answer(question.number, NodeId("c"), (NodeId("a"),), 0, ()))
+    found = made.handle(Received(NodeId("b"), answer, Kind.ROUTE), 3.0)
+    assert RouteChanged(NodeId("c"), found=True) in found
+    assert made.next_hop(NodeId("c"), 3.0) == "b"
+    assert made.is_way(NodeId("c"), NodeId("b"), 3.0)
+
+    effects = made.handle(DialFailed(NodeId("c"), refused=True), 3.0)
+
+    assert not [effect for effect in effects if isinstance(effect, MemberChanged)]
+    made.handle(LeaveRequested(), 4.0)
+    assert made.handle(Received(NodeId("b"), answer, Kind.ROUTE), 4.0) == []
 
 
 def test_broadcasts_pass_by_membership() -> None:
