@@ -46,7 +46,7 @@ FEATURE: Final = "e2e"
 #: How often keys whose time is over are looked for.
 SWEEP_S: Final = 60.0
 
-#: Sessions kept for links to come, the oldest first to go; 2 KiB each.
+#: Sessions kept for links to come, the oldest first to go; 6 KiB each.
 PARKED_MAX: Final = 1_024
 
 
