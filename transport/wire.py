@@ -83,6 +83,7 @@ class Kind(enum.IntEnum):
     PROBE = 19
     MESSAGES = 32
     ACKS = 33
+    SETTLED = 34
     SEALED = 35
     KEYS = 36
     RENEWAL = 48
