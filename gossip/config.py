@@ -295,14 +295,17 @@ class GossipConfig:
             raise ValueError("plumtree_graft_timeout_s must not exceed plumtree_ihave_timeout_s")
         if self.plumtree_sync_grace_s < self.plumtree_ihave_timeout_s:
             raise ValueError("plumtree_sync_grace_s must not be below plumtree_ihave_timeout_s")
+        if self.plumtree_age_s < 2 * self.plumtree_sync_interval_s:
+            raise ValueError("plumtree_age_s must not be below twice plumtree_sync_interval_s")
+        self._check_relays()
+
+    def _check_relays(self) -> None:
         if not 1 <= self.relay_ttl <= RELAY_TTL_MAX:
             raise ValueError(f"relay_ttl must be from 1 to {RELAY_TTL_MAX}")
         if self.relay_rto_s_max < self.relay_rto_s_min:
             raise ValueError("relay_rto_s_max must not be below relay_rto_s_min")
         if self.relay_silence_s < 2 * self.relay_rto_s_max:
             raise ValueError("relay_silence_s must not be below twice relay_rto_s_max")
-        if self.plumtree_age_s < 2 * self.plumtree_sync_interval_s:
-            raise ValueError("plumtree_age_s must not be below twice plumtree_sync_interval_s")
 
     @classmethod
     def local(cls) -> GossipConfig:

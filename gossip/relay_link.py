@@ -327,7 +327,7 @@ class RelayEndpoint(BaseEndpoint):
             channel.run(channel.stream.start(self.clock.monotonic()))
             self.carrier.want_way(peer)
             await channel.opened
-        except BaseException:
+        except BaseException:  # above all a cancellation: nobody would end the stream otherwise
             channel.abort()
             raise
         return channel, peer

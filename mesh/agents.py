@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from transport.tasks import TaskScope
 
 from .errors import AgentError
-from .messaging.body import F_FLAGS, F_SEQUENCE, F_TYPE, FLAG_ACK, REFUSED_STOPPED, Message
+from .messaging.body import F_FLAGS, F_SEQUENCE, F_TYPE, FLAG_ACK, FLAG_DURABLE, REFUSED_STOPPED, Message
 from .messaging.dialogue import IncomingFlow
 from .types import AgentInfo, AgentMessage, MessageType
 
@@ -64,7 +64,9 @@ class Outcomes(Protocol):
     """Who is told how handlers ended; the courier."""
 
     def handler_returned(self, delivery: Delivery, result: object) -> Coroutine[Any, Any, None] | None:
-        """A handler ended; for a query the response is due.  It should be bytes or ``None``, but may be anything.
+        """A query's or a durable message's handler ended, or the reader of an inbox came back for the next message.
+
+        For a query the response is due: ``result`` should be bytes or ``None``, but may be anything.
 
         Returns:
             Something to await before the next message, if the response found no room at its link.
@@ -75,8 +77,8 @@ class Outcomes(Protocol):
         """A handler raised."""
         ...
 
-    def query_dropped(self, delivery: Delivery, text: str) -> None:
-        """A query will not be answered, because its agent is gone."""
+    def not_handled(self, delivery: Delivery, text: str) -> None:
+        """A query or a durable message was not handled to the end, because its agent is gone."""
         ...
 
 
@@ -104,6 +106,8 @@ class LocalAgent:
         self._inbox: deque[Delivery] = deque()
         self._inbox_filled = asyncio.Event()
         self._reader: weakref.ref[InboxReader] | None = None
+        # A durable message that a reader has: it counts as handled when the next one is asked for.
+        self._being_read: Delivery | None = None
         self._broadcasts_waiting = 0
         self.broadcasts_dropped = 0
         self.handled = 0
@@ -190,7 +194,7 @@ class LocalAgent:
                         yielded = next(steps)
                     except StopIteration as stop:
                         self.handled += 1
-                        if raw[F_TYPE] == _QUERY:
+                        if raw[F_TYPE] == _QUERY or raw[F_FLAGS] & FLAG_DURABLE:  # as _somebody_waits
                             room = self._outcomes.handler_returned(delivery, stop.value)
                     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - an application's code
                         # Nobody cancels a running worker, so a CancelledError is the handler's own: say, of a task
@@ -234,9 +238,9 @@ class LocalAgent:
             result = await _rest(steps, yielded)
         except asyncio.CancelledError as error:
             if task.cancelling():
-                if delivery.message.message_type is MessageType.QUERY:
-                    text = f"agent {self.agent_id} was stopped before it had answered; it may have done the work"
-                    self._outcomes.query_dropped(delivery, text)
+                text = f"agent {self.agent_id} was stopped before it had answered; it may have done the work"
+                if _somebody_waits(delivery.raw):
+                    self._outcomes.not_handled(delivery, text)
                 raise
             self._outcomes.handler_raised(delivery, error)
         except Exception as error:  # noqa: BLE001 - whatever an application's code raises
@@ -284,6 +288,9 @@ class LocalAgent:
 
     async def next_message(self) -> AgentMessage | None:
         """The next message of the inbox; ``None`` when there will be no more.  For :class:`InboxReader`."""
+        if self._being_read is not None:
+            read, self._being_read = self._being_read, None
+            self._outcomes.handler_returned(read, None)
         if self.handled % READ_MAX == READ_MAX - 1:
             await asyncio.sleep(0)
         while not self._inbox:
@@ -294,6 +301,8 @@ class LocalAgent:
         delivery = self._inbox.popleft()
         self._taken(delivery)
         self.handled += 1
+        if delivery.raw[F_FLAGS] & FLAG_DURABLE:
+            self._being_read = delivery
         return delivery.message
 
     def release_reader(self) -> None:
@@ -315,6 +324,9 @@ class LocalAgent:
         """
         self._closed = True
         await self._scope.close(timeout_s=HANDLER_STOP_S, spare=spare)
+        if self._being_read is not None:
+            self._outcomes.not_handled(self._being_read, f"agent {self.agent_id} was stopped while it read the message")
+            self._being_read = None
         waiting = [*self._inbox, *(delivery for lane in self._lanes.values() for delivery in lane)]
         self._inbox.clear()
         for lane in self._lanes.values():
@@ -322,15 +334,20 @@ class LocalAgent:
         self._lanes.clear()
         self._waiting_lanes.clear()
         for delivery in waiting:
-            message, raw, flow, cost = delivery
+            _, raw, flow, cost = delivery
             if flow is None:
                 continue
             flow.taken(cost)
             if raw[F_FLAGS] & FLAG_ACK and self._handler is not None:
                 flow.dialogue.owe_refused(raw[F_SEQUENCE], REFUSED_STOPPED)
-            if message.message_type is MessageType.QUERY:
-                self._outcomes.query_dropped(delivery, f"agent {self.agent_id} was stopped before it took the request")
+            if _somebody_waits(raw):
+                self._outcomes.not_handled(delivery, f"agent {self.agent_id} was stopped before it took the request")
         self._inbox_filled.set()
+
+
+def _somebody_waits(raw: Message) -> bool:
+    """Whether how its handler ended has to be told: for a query, or a durable message."""
+    return raw[F_TYPE] == _QUERY or bool(raw[F_FLAGS] & FLAG_DURABLE)
 
 
 class InboxReader:

@@ -27,6 +27,7 @@ from transport.types import Address, NetworkName, NodeId
 
 from .errors import ConfigError
 from .messaging.body import PAYLOAD_BYTES_MAX
+from .messaging.outbox import DurableConfig
 from .settings import (
     ENV_CONFIG_FILE,
     Secret,
@@ -58,6 +59,9 @@ MESSAGE_BYTES_LIMIT: Final = PAYLOAD_BYTES_MAX
 # The preset "lan" is the default, so its values are the fields' defaults.
 _LINKS: Final = LinkConfig.lan()
 _GOSSIP: Final = GossipConfig.lan()
+_DAY_S: Final = 86_400.0
+_DURABLE: Final = DurableConfig()
+_OUTBOX: Final = _DURABLE.outbox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +190,56 @@ class MessagesSection:
     request_timeout_s: float = field(
         default=5.0, metadata=setting(seconds, "How long `request` waits when no timeout is given.")
     )
+    durable_deadline_s: float = field(
+        default=3_600.0,
+        metadata=setting(seconds, "How long a durable message may wait for its agent when `send` does not say."),
+    )
+    outbox_bytes_max: int = field(
+        default=_OUTBOX.bytes_max,
+        metadata=setting(
+            whole(1024),
+            "What durable messages that wait may weigh, each 256 bytes more than its payload; beyond it `send` waits. "
+            "They are held in memory as well as on disk.",
+        ),
+    )
+    durable_attempts: int = field(
+        default=_OUTBOX.attempts,
+        metadata=setting(count, "After how many failures of its handler a durable message becomes a dead letter."),
+    )
+    durable_retry_s: float = field(
+        default=_OUTBOX.retry_s,
+        metadata=setting(
+            seconds,
+            "The shortest wait after a handler's failure; each further one is up to three times longer.",
+        ),
+    )
+    durable_retry_s_max: float = field(
+        default=_OUTBOX.retry_s_max,
+        metadata=setting(seconds, "Where that growth ends. At least `durable_retry_s`."),
+    )
+    durable_retries_per_s: int = field(
+        default=int(_OUTBOX.retries_per_s),
+        metadata=setting(
+            count,
+            "The retry budget: so many retries a second of all durable messages together, and one more for five that "
+            "were handled.",
+        ),
+    )
+    durable_ahead_max: int = field(
+        default=_DURABLE.ahead_max,
+        metadata=setting(
+            count,
+            "How many durable messages of one sender a handler may finish before the first is recorded as handled: "
+            "so many may be handled twice after a crash of this node. 1 is slow and leaves the one at work.",
+        ),
+    )
+    dead_letters_max: int = field(
+        default=_DURABLE.dead_letters_max,
+        metadata=setting(count, "Dead letters that are kept; they weigh a quarter of `outbox_bytes_max` at most."),
+    )
+    dead_letters_age_days: int = field(
+        default=int(_DURABLE.dead_letters_age_s / _DAY_S), metadata=setting(count, "How long a dead letter is kept.")
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +285,11 @@ def _one_message_fits(messages: MessagesSection) -> None:
     if messages.window_bytes < messages.message_bytes_max:
         raise ValueError(
             f"window_bytes ({messages.window_bytes}) is below message_bytes_max ({messages.message_bytes_max})"
+        )
+    if messages.durable_retry_s_max < messages.durable_retry_s:
+        raise ValueError(
+            f"durable_retry_s_max ({messages.durable_retry_s_max:g}) is below durable_retry_s "
+            f"({messages.durable_retry_s:g})"
         )
 
 
@@ -369,6 +428,23 @@ class MeshConfig:
         changed = MeshConfig.__new__(MeshConfig)
         changed._fill(Source("an argument", merged))  # every key is there: the environment was read before
         return changed
+
+    def durable_config(self) -> DurableConfig:
+        """How durable messages behave."""
+        messages = self.messages
+        return DurableConfig(
+            outbox=replace(
+                _OUTBOX,
+                bytes_max=messages.outbox_bytes_max,
+                attempts=messages.durable_attempts,
+                retry_s=messages.durable_retry_s,
+                retry_s_max=messages.durable_retry_s_max,
+                retries_per_s=messages.durable_retries_per_s,
+            ),
+            ahead_max=messages.durable_ahead_max,
+            dead_letters_max=messages.dead_letters_max,
+            dead_letters_age_s=messages.dead_letters_age_days * _DAY_S,
+        )
 
     def link_config(self) -> LinkConfig:
         """What the transport layer takes: the preset with :attr:`links` on top."""

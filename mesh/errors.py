@@ -15,11 +15,15 @@
     ├── UnknownNode                      no member of that name
     ├── DeliveryError
     │   ├── NotDelivered                 the receiver's node refused the message or was not reached
+    │   ├── OutboxFull                   too many durable messages wait already
     │   └── DeliveryUncertain            it may or may not have arrived: the link broke, or time ran out
     │       ├── DeliveryTimeout          no acknowledgement in time
     │       └── RequestTimeout           no response in time: the request may have been carried out
+    ├── UnknownLetter                    no dead letter has that id
     ├── RemoteError                      the receiving agent's handler raised
     ├── SealRefused                      a peer sealed or said about keys what does not hold (a RemoteProtocolError)
+    ├── StorageError                     the disk did not do what it must: drawn in state/errors.py
+    │   └── StorageFull                  there is no room on it
     ├── StateError                       replicated state: clocks and documents
     │   ├── ClockDrift                   a timestamp too far in the future
     │   ├── EpochUnknown                 a membership epoch not known yet, or no longer
@@ -43,6 +47,8 @@ from state.errors import (
     DivergentHistory,
     EpochUnknown,
     StateError,
+    StorageError,
+    StorageFull,
     TransactionConflict,
     TransactionTooLarge,
     UpdateRefused,
@@ -106,6 +112,7 @@ __all__ = [
     "NodeIdInUse",
     "NodeNotRunning",
     "NotDelivered",
+    "OutboxFull",
     "PayloadTooLarge",
     "PeerRefused",
     "PeerUnreachable",
@@ -116,6 +123,8 @@ __all__ = [
     "RequestTimeout",
     "SealRefused",
     "StateError",
+    "StorageError",
+    "StorageFull",
     "Superseded",
     "TokenError",
     "TokenExpired",
@@ -127,6 +136,7 @@ __all__ = [
     "TransactionTooLarge",
     "TransportError",
     "UnknownAgent",
+    "UnknownLetter",
     "UnknownNode",
     "UpdateRefused",
     "ValueRefused",
@@ -177,6 +187,10 @@ class NotDelivered(DeliveryError):
     """The message was not handed to the agent, and will not be."""
 
 
+class OutboxFull(DeliveryError):
+    """Durable messages of this node weigh as much as ``messages.outbox_bytes_max`` already; this one is not stored."""
+
+
 class DeliveryUncertain(DeliveryError):
     """The message may or may not have been handed to the agent: the link broke before anybody could tell."""
 
@@ -189,6 +203,10 @@ class DeliveryTimeout(DeliveryUncertain, TimeoutError):
 
 class RequestTimeout(DeliveryUncertain, TimeoutError):
     """No response in time: the request may have been carried out."""
+
+
+class UnknownLetter(MeshError, LookupError):
+    """No dead letter of this node has that id: it was replayed, dropped, or too old to be kept."""
 
 
 class RemoteError(MeshError):

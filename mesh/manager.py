@@ -27,16 +27,31 @@ from .errors import (
 )
 from .events import MeshEvent
 from .messaging.body import AGENT_ID_MAX, GROUP_CHARS_MAX, HEADER_CHARS_MAX, HEADERS_MAX, PAYLOAD_BYTES_MAX
-from .messaging.courier import Parcel
 from .messaging.groups import Subscription
+from .messaging.parcel import Parcel
 from .profile import AGENT_FIELD_CHARS_MAX, AGENT_LIST_MAX
 from .runtime import Runtime
-from .types import BROADCAST_TTL, DEFAULT_TTL, AgentInfo, AgentMessage, AgentNode, MessageType, NodeStatus, Receipt
+from .types import (
+    BROADCAST_TTL,
+    DEFAULT_TTL,
+    AgentInfo,
+    AgentMessage,
+    AgentNode,
+    DeadLetter,
+    MessageType,
+    NodeStatus,
+    Receipt,
+)
 
 #: The agent id of messages that no agent sent: the node itself, or a command line.
 NODE_ITSELF: Final = 0
 
 _TTL_MAX: Final = 64
+
+_NEVER_DURABLE: Final = (MessageType.QUERY, MessageType.BROADCAST)
+
+#: The longest that a durable message may wait, seconds: 30 days.  Its receiver remembers it for as long.
+DEADLINE_S_MAX: Final = 30 * 86_400.0
 
 # The year 287396; beyond it a timestamp is no longer exact in JSON.
 #: Less than what a tag may have, which the members of queues are found by.
@@ -275,6 +290,8 @@ class AgentNetworkManager:
         *,
         from_agent: int = NODE_ITSELF,
         ack: bool = False,
+        durable: bool = False,
+        deadline: float | None = None,
         timeout: float | None = None,
         priority: Priority = Priority.NORMAL,
         ttl: int = DEFAULT_TTL,
@@ -285,7 +302,12 @@ class AgentNetworkManager:
         Returns when the message is accepted for the link, or with ``ack`` when the agent has it.  Waits while the
         agent is unknown, unreachable or has no room, up to ``timeout`` seconds.
 
+        With ``durable`` it returns when the message is on this node's disk.  From then on it survives crashes of
+        every node; it is sent until the agent, which nobody need know yet, has handled it, or until ``deadline``
+        seconds from now (default ``messages.durable_deadline_s``).  ``docs/durable.md`` says what is promised.
+
         Raises:
+            OutboxFull, StorageError: The disk or the outbox has no room; nothing is stored (only with ``durable``).
             UnknownAgent: Nobody has registered that agent.
             NotDelivered: It could not be reached, or refused.
             DeliveryTimeout, DeliveryUncertain: No word: it may have arrived (only with ``ack``).
@@ -305,6 +327,9 @@ class AgentNetworkManager:
             self._refuse(to_agent, from_agent, payload, ttl, priority)
         if headers:
             self._check_headers(headers, payload)
+        if durable or deadline is not None:
+            parcel = Parcel(to_agent, from_agent, MessageType.COMMAND, payload, priority, ttl, 0, headers)
+            return await self._send_durable(parcel, ack=ack, durable=durable, deadline=deadline, timeout=timeout)
         courier = self._runtime.courier
         if not ack:
             receipt = courier.try_send(to_agent, from_agent, payload, priority, ttl, headers)
@@ -316,7 +341,15 @@ class AgentNetworkManager:
         parcel = Parcel(to_agent, from_agent, MessageType.COMMAND, payload, priority, ttl, 0, headers)
         return await courier.send(parcel, ack=ack, timeout_s=self._timeout_s if timeout is None else timeout)
 
-    async def send_message(self, message: AgentMessage, *, ack: bool = False, timeout: float | None = None) -> Receipt:
+    async def send_message(
+        self,
+        message: AgentMessage,
+        *,
+        ack: bool = False,
+        durable: bool = False,
+        deadline: float | None = None,
+        timeout: float | None = None,
+    ) -> Receipt:
         """Send a message with every field given.  A ``to_agent`` of ``None`` broadcasts it.
 
         A query sent this way expects no response here: use :meth:`request`.
@@ -324,11 +357,61 @@ class AgentNetworkManager:
         Raises:
             As :meth:`send`.
         """
+        if durable or deadline is not None:
+            parcel = self._parcel(message)
+            if message.to_agent is None or parcel.kind in _NEVER_DURABLE:
+                raise InvalidMessage("a query or a broadcast cannot be durable")
+            return await self._send_durable(parcel, ack=ack, durable=durable, deadline=deadline, timeout=timeout)
         if message.to_agent is None:
             return await self._broadcast(message)
         return await self._runtime.courier.send(
             self._parcel(message), ack=ack, timeout_s=self._timeout_s if timeout is None else timeout
         )
+
+    async def _send_durable(
+        self, parcel: Parcel, *, ack: bool, durable: bool, deadline: float | None, timeout: float | None
+    ) -> Receipt:
+        if ack or not durable:
+            raise InvalidMessage("a durable message has a deadline, and no acknowledgement to wait for")
+        _check_agent_id(parcel.to_agent)
+        return await self._runtime.durable.send(
+            parcel,
+            deadline_s=self._deadline_s(deadline),
+            timeout_s=self._timeout_s if timeout is None else timeout,
+        )
+
+    def _deadline_s(self, deadline: float | None) -> float:
+        if deadline is None:
+            return self._config.messages.durable_deadline_s
+        if type(deadline) not in {int, float} or not 0 < deadline <= DEADLINE_S_MAX:
+            raise InvalidMessage(f"deadline {deadline!r} is not above 0 s and at most {DEADLINE_S_MAX:g} s")
+        return float(deadline)
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """The durable messages of this node that were given up, the oldest first."""
+        return self._runtime.durable.dead_letters()
+
+    async def replay(self, letter_id: int, *, deadline: float | None = None, timeout: float | None = None) -> Receipt:
+        """Send a dead letter once more, as a new durable message.
+
+        Raises:
+            UnknownLetter: There is none of that id.
+            OutboxFull, StorageError, NetworkClosed: As :meth:`send`; it stays a dead letter.
+        """
+        return await self._runtime.durable.replay(
+            letter_id,
+            deadline_s=self._deadline_s(deadline),
+            timeout_s=self._timeout_s if timeout is None else timeout,
+        )
+
+    async def drop(self, letter_id: int) -> None:
+        """Forget a dead letter.
+
+        Raises:
+            UnknownLetter: There is none of that id.
+            StorageError: The disk did not take it; it is still there.
+        """
+        await self._runtime.durable.drop(letter_id)
 
     async def request(
         self,

@@ -27,6 +27,7 @@ from gossip.events import Deliver, Member, MemberState
 from gossip.events import Superseded as SupersededNotice
 from gossip.incarnation import life_of, make_incarnation
 from gossip.service import BroadcastOutcome, GossipService
+from state.journal import Journal
 from transport.clock import SystemClock
 from transport.errors import PeerRefused, RemoteProtocolError
 from transport.identity.audit import AuditLog
@@ -51,6 +52,7 @@ from .control.target import ControlTarget
 from .errors import NetworkClosed, Superseded
 from .events import BroadcastsMissed, PartitionDetected, PartitionHealed
 from .messaging.courier import Courier
+from .messaging.durable import TABLES, DurableCourier
 from .messaging.groups import Groups
 from .observers import Observers
 from .profile import NodeProfile, encode_profile
@@ -65,7 +67,7 @@ log = get_logger("mesh.node")
 PROFILE_DELAY_S: Final = 0.01
 
 # What other modules use and only start() can make.
-_MADE_BY_START: Final = frozenset({"node_id", "courier", "groups", "gossip", "endpoint", "renewal"})
+_MADE_BY_START: Final = frozenset({"node_id", "courier", "groups", "durable", "gossip", "endpoint", "renewal"})
 
 _LIVE: Final = (MemberState.ALIVE, MemberState.SUSPECT)
 
@@ -182,6 +184,7 @@ class Runtime:
             announce=lambda groups: self._set_profile(replace(self._profile, groups=groups)),
             rng=self._rng,
         )
+        await self._start_durable(stack)
         self._sealing = SealedLinks(
             identity_of(self._credentials, life_of(self._incarnation)),
             self.courier,
@@ -240,6 +243,18 @@ class Runtime:
         await self._desk.start()
         self.renewal.start()
         stack.push_async_callback(self.renewal.close)
+
+    async def _start_durable(self, stack: AsyncExitStack) -> None:
+        journal = await Journal.open(self._directory.path / "messages.db", TABLES)
+        stack.push_async_callback(journal.close)
+        self.durable = await DurableCourier.open(
+            self.courier,
+            journal,
+            life_of(self._incarnation),
+            clock=self._clock,
+            rng=self._rng,
+            config=self._config.durable_config(),
+        )
 
     async def _start_discovery(self, stack: AsyncExitStack) -> None:
         config = self._config
@@ -567,6 +582,7 @@ class Runtime:
             "certificate_expires_in_s": int(self.renewal.expires_in.total_seconds()),
             "messages": self.courier.statistics(),
             "groups": self.groups.statistics(),
+            "durable": self.durable.statistics(),
             "end_to_end": self._sealing.statistics(),
             "gossip": self.gossip.statistics(),
             "links": self.endpoint.statistics(),

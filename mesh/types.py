@@ -16,6 +16,7 @@ __all__ = [
     "AgentInfo",
     "AgentMessage",
     "AgentNode",
+    "DeadLetter",
     "DeliveryStatus",
     "MessageType",
     "NodeStatus",
@@ -63,6 +64,8 @@ class DeliveryStatus(enum.Enum):
     """Of a broadcast: no neighbour took it yet.  It is kept for half a minute, for neighbours that come back."""
     DROPPED = "dropped"
     """Of a broadcast: this node was leaving, and nobody will get it."""
+    STORED = "stored"
+    """On this node's disk; it is sent until the receiving agent has handled it, or its deadline comes."""
 
 
 @dataclass(slots=True)
@@ -135,6 +138,29 @@ class AgentNode:
     last_heartbeat: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
     incarnation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A durable message that was given up, kept by the node that sent it.
+
+    Attributes:
+        letter_id: Under which it is replayed or dropped.
+        reason: ``"expired"``: its deadline came first; ``"failed"``: the handler raised, once too often.
+        detail: More for people: what the handler raised, say.
+        failures: How often the handler raised.
+        died_at: When it was given up, milliseconds since the Unix epoch.
+        is_uncertain: Whether it was sent and nobody answered: then its agent may have handled it all the same.
+        message: The message.
+    """
+
+    letter_id: int
+    reason: str
+    detail: str
+    failures: int
+    died_at: int
+    is_uncertain: bool
+    message: AgentMessage
 
 
 class Receipt(NamedTuple):

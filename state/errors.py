@@ -5,6 +5,14 @@ from __future__ import annotations
 from transport.errors import MeshError, RemoteProtocolError
 
 
+class StorageError(MeshError):
+    """The disk did not do what it must: nothing of the failed call is stored."""
+
+
+class StorageFull(StorageError):
+    """There is no room: on the disk, or within a limit on file sizes.  Nothing of the failed call is stored."""
+
+
 class StateError(MeshError):
     """Something about replicated state."""
 

@@ -9,7 +9,8 @@ from typing import Protocol
 
 from gossip.service import BroadcastOutcome
 from mesh.agents import Handler, LocalAgent
-from mesh.messaging.courier import Courier, Parcel
+from mesh.messaging.courier import Courier
+from mesh.messaging.parcel import Parcel
 from mesh.types import AgentInfo, AgentMessage, MessageType
 from transport.errors import LinkClosed, RemoteProtocolError
 from transport.link import CloseReason, Link, PeerInfo, SendOutcome

@@ -34,7 +34,8 @@ from gossip.router import GossipCore
 from gossip.service import BroadcastOutcome
 from mesh.agents import LocalAgent
 from mesh.messaging.body import Acks, encode_acks, encode_batch, encode_broadcast
-from mesh.messaging.courier import Courier, Parcel
+from mesh.messaging.courier import Courier
+from mesh.messaging.parcel import Parcel
 from mesh.types import AgentInfo, AgentMessage, MessageType, Priority
 from transport import session, wire
 from transport.config import LinkConfig

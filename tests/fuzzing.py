@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import fuzz_sealing
 from fuzz_stateful import COURIER_SEEDS, GOSSIP_SEEDS, SESSION_SEEDS, live_courier, live_gossip, live_session
 
 from gossip import codec, hyparview_codec, plumtree_codec
@@ -290,6 +291,9 @@ TARGETS: dict[str, Target] = {
     "live_session": Target(live_session, SESSION_SEEDS),
     "live_gossip": Target(live_gossip, GOSSIP_SEEDS),
     "live_courier": Target(live_courier, COURIER_SEEDS),
+    "sealed": Target(fuzz_sealing.sealed, fuzz_sealing.SEALED_SEEDS),
+    "keys": Target(fuzz_sealing.keys, fuzz_sealing.KEYS_SEEDS),
+    "grant": Target(fuzz_sealing.grant, (wire.pack(["group", bytes(8), 3, bytes(32), bytes(32)]),)),
     "certificate": Target(_typed(_certificate), (certificates.der(_LEAF),)),
     "request": Target(_typed(_request), (enrolment_messages.encode_request(_REQUEST),)),
     "answer": Target(_typed(enrolment_messages.decode_answer), (enrolment_messages.encode_answer(b"chain"),)),

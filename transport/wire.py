@@ -87,6 +87,7 @@ class Kind(enum.IntEnum):
     GROUP = 23
     MESSAGES = 32
     ACKS = 33
+    SETTLED = 34
     SEALED = 35
     KEYS = 36
     RENEWAL = 48

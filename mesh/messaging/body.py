@@ -15,7 +15,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mesh.types import AgentMessage, MessageType, Priority
 from transport.errors import RemoteProtocolError
@@ -34,12 +34,16 @@ F_CORRELATION: Final = 7
 """Only in a response: the sequence of the query it answers; else nil."""
 F_HEADERS: Final = 8
 F_GROUP: Final = 9
+F_DURABLE: Final = 10
+"""Only in a durable message: ``[sequence, previous, left_ms, sent]``; see :class:`Durable`."""
 _REQUIRED_FIELDS: Final = 7
 
 FLAG_ACK: Final = 1
 """The sender waits to hear that the agent has the message."""
 FLAG_ERROR: Final = 2
 """A response that says why there is none: payload is ``pack([code, kind, text])``."""
+FLAG_DURABLE: Final = 4
+"""The message has :data:`F_DURABLE`: its sender keeps it until it is told that the agent has handled it."""
 
 #: What a message weighs against a flow's credit beside its payload: its share of headers and of bookkeeping.
 #: Each entry of its ``headers`` weighs as much again (see :func:`extras_weight`).
@@ -70,6 +74,7 @@ Message = list[Any]
 #: Message types by their number on the wire.
 TYPES: Final = tuple(MessageType)
 _PRIORITIES: Final = tuple(Priority)
+_NEVER_DURABLE: Final = (MessageType.QUERY, MessageType.RESPONSE, MessageType.BROADCAST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,8 @@ def _all_plain(messages: list[Any]) -> bool:
             array("Q", unsigned)
         array("q", flags)
         array("q", offsets)
+        if min(flags) < 0 or max(flags) >= FLAG_DURABLE:
+            return False
         return max(array("B", kinds)) < len(TYPES) and _BYTES.issuperset(map(type, payloads))
     except (TypeError, ValueError, OverflowError):
         return False
@@ -145,6 +152,19 @@ def _check(message: Any) -> None:
     # MessagePack integers lie between -2**63 and 2**64 - 1.
     if sequence < 0 or from_agent < 0 or to_agent < 0 or not 0 <= kind < len(TYPES) or offset > _INT_MAX:
         raise RemoteProtocolError("message: a field is out of range")
+    if message[F_FLAGS] & FLAG_DURABLE:
+        _check_durable(message)
+    else:
+        del message[F_DURABLE:]
+
+
+def _check_durable(message: Message) -> None:
+    fields = message[F_DURABLE] if len(message) > F_DURABLE else None
+    if type(fields) is not list or len(fields) < 4 or not all(map(_is_count, fields[:4])):
+        raise RemoteProtocolError("message: a durable one needs four counts")
+    if TYPES[message[F_TYPE]] in _NEVER_DURABLE:
+        raise RemoteProtocolError("message: one of this type cannot be durable")
+    del fields[4:]
 
 
 def _check_extras(message: Message) -> None:
@@ -161,7 +181,7 @@ def _check_extras(message: Message) -> None:
         if group is not None and (type(group) is not str or len(group) > GROUP_CHARS_MAX):
             raise RemoteProtocolError(f"message: group must be nil or text of at most {GROUP_CHARS_MAX}")
         # Fields of later versions: nobody has weighed them, so they must not wait in memory with the message.
-        del message[F_GROUP + 1 :]
+        del message[F_DURABLE + 1 :]
 
 
 def extras_weight(message: Message) -> int:
@@ -273,6 +293,89 @@ def _pairs(column: Any) -> list[tuple[int, int]]:
     return pairs
 
 
+# --- what became of durable messages ----------------------------------------------------------------------------
+
+
+class Durable(NamedTuple):
+    """What a durable message carries beside the others' fields.
+
+    Attributes:
+        sequence: Its number in its sender's outbox; it stays the same however often the message is sent.
+        previous: The number of the one sent before it in its stream; 0: it begins the stream, as far as is known.
+        left_ms: How long it may still wait.
+        sent: How often it was sent before, as far as its sender knows.
+    """
+
+    sequence: int
+    previous: int
+    left_ms: int
+    sent: int
+
+
+class Settled(NamedTuple):
+    """What a node has to say about the durable messages of one stream.
+
+    Attributes:
+        from_agent, to_agent, priority: The stream; its other end is the node that is told.
+        code: One of ``SETTLED_*``.
+        sequence: The message it is about.
+        text: More for people.
+    """
+
+    from_agent: int
+    to_agent: int
+    priority: int
+    code: int
+    sequence: int
+    text: str = ""
+
+
+SETTLED_HANDLED: Final = 0
+"""All of the stream up to that one have been handled, and that is on disk."""
+SETTLED_REFUSED: Final = 1
+"""The agent is not here, or was deregistered first; all that was not handled is the sender's again."""
+SETTLED_FAILED: Final = 2
+"""The handler raised on that one; it and all behind it are the sender's again."""
+SETTLED_EXPIRED: Final = 3
+"""The time of that one was over before the agent came to it."""
+
+#: In one body.
+SETTLED_MAX: Final = 1_024
+
+
+def message_of_durable(message: Message) -> Durable:
+    """The durable fields of a checked message."""
+    return Durable(*message[F_DURABLE])
+
+
+def durable_id(origin: str, sequence: int) -> str:
+    """The message id of a durable message, the same in every life of its sender."""
+    return f"{origin}/durable/{sequence:x}"
+
+
+def encode_settled(settled: Sequence[Settled]) -> bytes:
+    """Write the body of a ``SETTLED`` envelope."""
+    return pack([[*one[:5], _encodable(one.text[:ERROR_CHARS_MAX])] for one in settled])
+
+
+def decode_settled(body: bytes) -> list[Settled]:
+    """Read the body of a ``SETTLED`` envelope.
+
+    Raises:
+        RemoteProtocolError: It is not such a body.
+    """
+    entries = _array(unpack_body(body, nodes_max=_NODES_MAX), 0, "settled body")
+    if len(entries) > SETTLED_MAX:
+        raise RemoteProtocolError("settled body: too many entries")
+    settled = []
+    for entry in entries:
+        fields = _array(entry, 6, "settled entry")
+        if list(map(type, fields[:6])) != [int, int, int, int, int, str] or min(fields[:5]) < 0:
+            raise RemoteProtocolError("settled entry: wrong types")
+        settled.append(Settled(*fields[:6]))
+    return settled
+
+
 # --- errors as responses ----------------------------------------------------------------------------------------
 
 ERROR_UNKNOWN_AGENT: Final = 1
@@ -326,6 +429,8 @@ def decode_broadcast(payload: bytes, life: int) -> Batch:
     if not _is_count(timestamp_ms) or type(priority) is not int or not 0 <= priority < len(_PRIORITIES):
         raise RemoteProtocolError("broadcast payload: wrong timestamp or priority")
     _check(message)
+    if message[F_FLAGS] & FLAG_DURABLE:
+        raise RemoteProtocolError("broadcast payload: a durable message has one receiver")
     return Batch(life, timestamp_ms, _PRIORITIES[priority], [message])
 
 

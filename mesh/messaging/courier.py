@@ -12,7 +12,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from gossip.service import BroadcastOutcome
 from mesh.agents import Delivery, LocalAgent
@@ -40,6 +40,7 @@ from .body import (
     ERROR_STOPPED,
     ERROR_UNKNOWN_AGENT,
     F_CORRELATION,
+    F_DURABLE,
     F_FLAGS,
     F_FROM,
     F_HEADERS,
@@ -49,6 +50,7 @@ from .body import (
     F_TO,
     F_TYPE,
     FLAG_ACK,
+    FLAG_DURABLE,
     FLAG_ERROR,
     OVERHEAD_BYTES,
     PAYLOAD_BYTES_MAX,
@@ -61,6 +63,7 @@ from .body import (
     decode_batch,
     decode_broadcast,
     decode_error,
+    decode_settled,
     encode_broadcast,
     encode_error,
     extras_weight,
@@ -69,7 +72,9 @@ from .body import (
 )
 from .dialogue import Dialogue, IncomingFlow
 from .flow import SendWindow
+from .hooks import DurableMessages
 from .loopback import LoopbackLink
+from .parcel import Parcel
 
 log = get_logger("mesh.messaging")
 
@@ -90,31 +95,6 @@ _RESPONSE: Final = int(MessageType.RESPONSE)
 _QUERY: Final = int(MessageType.QUERY)
 _PLAIN_FIELDS: Final = F_OFFSET + 1
 _COMMAND: Final = int(MessageType.COMMAND)
-
-
-class Parcel(NamedTuple):
-    """A message that was checked and is ready to go: everything but its sequence."""
-
-    to_agent: int
-    from_agent: int
-    kind: MessageType
-    payload: bytes
-    priority: Priority
-    ttl: int
-    timestamp_ms: int = 0
-    headers: Mapping[str, str] | None = None
-    group: str | None = None
-
-    def message(self, sequence: int, flags: int, now_ms: int) -> Message:
-        """The message in wire order; fields that are empty are left off at the end."""
-        to_agent, from_agent, kind, payload, _, _, timestamp_ms, headers, group = self
-        offset = timestamp_ms - now_ms if timestamp_ms else 0
-        message: Message = [sequence, int(kind), from_agent, to_agent, flags, payload, offset]
-        if group is not None:
-            message += [None, dict(headers) if headers else None, group]
-        elif headers:
-            message += [None, dict(headers)]
-        return message
 
 
 class Route:
@@ -191,6 +171,8 @@ class Courier:
         self._news: list[asyncio.Future[None]] = []
         self._scope = TaskScope("courier")
         self._closed = False
+        # Given before any link is up, by whoever has a place on disk for it.
+        self.durable: DurableMessages | None = None
         self._log_raised_at = -math.inf
         self._log_unknown_at = -math.inf
         self.counters: dict[str, int] = dict.fromkeys(
@@ -220,6 +202,8 @@ class Courier:
         if self._dialogues.get(dialogue.node_id) is dialogue:
             del self._dialogues[dialogue.node_id]
         dialogue.close()
+        if self.durable is not None:
+            self.durable.link_closed(dialogue.node_id)
         self.news()
         for call in self._calls.values():
             if call.dialogue is dialogue and not call.future.done():
@@ -252,6 +236,16 @@ class Courier:
         for future in waiters:
             if not future.done():
                 future.set_result(None)
+        if self.durable is not None:
+            self.durable.news()
+
+    def dialogue(self, node_id: str) -> Dialogue | None:
+        """The dialogue with a node, if there is a link to it."""
+        return self._dialogues.get(node_id)
+
+    def want_link(self, node_id: str) -> None:
+        """Ask for a link to a node that has none."""
+        self._want_link(node_id)
 
     # --- sending ------------------------------------------------------------------------------------------------
 
@@ -456,14 +450,15 @@ class Courier:
         """The way to ``agent_id`` as things are; remembered until anything changes that it depends on."""
         if self._closed:
             raise NetworkClosed("this node has left the network", hint="join again")
-        node_id = self._node_of(agent_id)
+        node_id = self.node_of(agent_id)
         dialogue = self._dialogues.get(node_id) if node_id is not None else None
         if dialogue is None:
             return None
         route = self._routes[agent_id] = Route(dialogue, dialogue.window(agent_id))
         return route
 
-    def _node_of(self, agent_id: int) -> str | None:
+    def node_of(self, agent_id: int) -> str | None:
+        """The node that runs an agent; ``None``: nobody knows."""
         return self.node_id if agent_id in self.agents else self._locate(agent_id)
 
     async def _wait_route(self, agent_id: int, timeout_s: float) -> tuple[Route, float]:
@@ -486,7 +481,7 @@ class Courier:
         return route, max(0.0, timeout_s - (now() - started))
 
     def _why_no_route(self, agent_id: int, timeout_s: float) -> Exception:
-        node_id = self._node_of(agent_id)
+        node_id = self.node_of(agent_id)
         if node_id is None:
             return UnknownAgent(
                 f"no node of the network runs agent {agent_id}",
@@ -501,7 +496,7 @@ class Courier:
 
     async def _wait_link(self, agent_id: int) -> None:
         """Ask for a link to the agent's node, if it is known, and wait for any news."""
-        node_id = self._node_of(agent_id)
+        node_id = self.node_of(agent_id)
         if node_id is not None:
             self._want_link(node_id)
         # A dial that failed is no news, so it is asked for again after a while.
@@ -575,6 +570,8 @@ class Courier:
                 self._messages_received(dialogue, decode_batch(envelope.body), envelope.ttl)
             elif envelope.kind == Kind.ACKS:
                 dialogue.handle_acks(decode_acks(envelope.body))
+            elif envelope.kind == Kind.SETTLED and self.durable is not None:
+                self.durable.settled(dialogue.node_id, decode_settled(envelope.body))
 
     def _messages_received(self, dialogue: Dialogue, batch: Batch, ttl: int) -> None:
         origin = dialogue.node_id
@@ -608,7 +605,7 @@ class Courier:
                 window.receive(cost)
             window.received_bytes += cost
             if agent is None:
-                self._refuse(flow, message, cost)
+                self._refuse(flow, message, cost, priority)
                 continue
             if len(message) == _PLAIN_FIELDS:
                 # As to_agent_message, without the call.
@@ -617,6 +614,9 @@ class Courier:
                 seen = AgentMessage(from_agent, to_agent, what, payload, name, sent_ms, ttl, priority, None, {}, origin)
             else:
                 seen = to_agent_message(message, batch, origin, ttl, prefix)
+                if len(message) > F_DURABLE and self.durable is not None:
+                    self.durable.received(flow, message, seen, cost)
+                    continue
             delivery = _new_tuple(Delivery, (seen, message, flow, cost))
             if kind != _QUERY:
                 run.append(delivery)
@@ -628,11 +628,14 @@ class Courier:
         if run and agent is not None:
             agent.deliver_run(run)
 
-    def _refuse(self, flow: IncomingFlow, message: Message, cost: int) -> None:
+    def _refuse(self, flow: IncomingFlow, message: Message, cost: int, priority: Priority) -> None:
         """Nobody here has that agent id: say so to whoever waits to hear."""
         flow.taken(cost)
         self.counters["dropped_unknown_agent"] += 1
         waits = False
+        if message[F_FLAGS] & FLAG_DURABLE and self.durable is not None:
+            self.durable.refused(flow, message, priority)
+            waits = True
         if message[F_FLAGS] & FLAG_ACK:
             flow.dialogue.owe_refused(message[F_SEQUENCE], REFUSED_UNKNOWN_AGENT)
             waits = True
@@ -685,6 +688,8 @@ class Courier:
     def handler_returned(self, delivery: Delivery, result: object) -> Coroutine[Any, Any, None] | None:
         """See :class:`mesh.agents.Outcomes`."""
         raw, flow = delivery.raw, delivery.flow
+        if raw[F_FLAGS] & FLAG_DURABLE and self.durable is not None:
+            self.durable.handled(delivery)
         if raw[F_TYPE] != _QUERY or flow is None:
             return None
         if result is None:
@@ -722,13 +727,17 @@ class Courier:
             # A member that makes a handler raise must not fill the log; the counter has them all.
             self._log_raised_at = now + 1.0
             log.warning("handler raised", agent=raw[F_TO], message_id=delivery.message.message_id, exc_info=error)
+        if raw[F_FLAGS] & FLAG_DURABLE and self.durable is not None:
+            self.durable.raised(delivery, error)
         if raw[F_TYPE] == _QUERY and delivery.flow is not None:
             kind = type(error).__name__
             self._respond_error(delivery.flow.dialogue, raw, ERROR_HANDLER_RAISED, kind, f"{kind}: {_text_of(error)}")
 
-    def query_dropped(self, delivery: Delivery, text: str) -> None:
+    def not_handled(self, delivery: Delivery, text: str) -> None:
         """See :class:`mesh.agents.Outcomes`."""
-        if delivery.flow is not None:
+        if delivery.raw[F_FLAGS] & FLAG_DURABLE and self.durable is not None:
+            self.durable.dropped(delivery)
+        if delivery.raw[F_TYPE] == _QUERY and delivery.flow is not None:
             self._respond_error(delivery.flow.dialogue, delivery.raw, ERROR_STOPPED, "", text)
 
     def _respond_error(self, dialogue: Dialogue, query: Message, code: int, kind: str, text: str) -> None:
@@ -748,6 +757,8 @@ class Courier:
         self._closed = True
         caller = asyncio.current_task()
         await asyncio.gather(*(agent.close(spare=caller) for agent in self.agents.values()))
+        if self.durable is not None:
+            await self.durable.drain()
         self.flush()
         # What found no room at its link yet was accepted all the same.
         with contextlib.suppress(TimeoutError):

@@ -19,7 +19,19 @@ from transport.logs import get_logger
 from transport.types import Lane, Priority
 from transport.wire import ARRAY_ITEMS_MAX, Envelope, Kind
 
-from .body import F_HEADERS, F_PAYLOAD, OVERHEAD_BYTES, Acks, Message, encode_acks, encode_batch, extras_weight
+from .body import (
+    F_HEADERS,
+    F_PAYLOAD,
+    OVERHEAD_BYTES,
+    SETTLED_MAX,
+    Acks,
+    Message,
+    Settled,
+    encode_acks,
+    encode_batch,
+    encode_settled,
+    extras_weight,
+)
 from .flow import ReceiveWindow, SendWindow
 
 log = get_logger("mesh.messaging")
@@ -104,6 +116,7 @@ class Dialogue:
         self._owed_credit: dict[int, IncomingFlow] = {}
         self._owed_delivered: list[int] = []
         self._owed_refused: list[tuple[int, int]] = []
+        self._owed_settled: list[Settled] = []
         self.is_open = True
         # The peer's life, as its messages say; none has come yet.
         self.peer_life = -1
@@ -165,6 +178,8 @@ class Dialogue:
             return
         if self._owed_credit or self._owed_delivered or self._owed_refused:
             self._send_acks()
+        if self._owed_settled:
+            self._send_settled()
         for priority, open_body in enumerate(self._open_bodies):
             if open_body is not None:
                 self._open_bodies[priority] = None
@@ -287,6 +302,16 @@ class Dialogue:
         self._owed_refused.append((sequence, code))
         self._mark()
 
+    def owe_settled(self, settled: Settled) -> None:
+        """Tell the peer with the next flush what became of durable messages of its."""
+        self._owed_settled.append(settled)
+        self._mark()
+
+    def _send_settled(self) -> None:
+        owed, self._owed_settled = self._owed_settled, []
+        for begin in range(0, len(owed), SETTLED_MAX):
+            self._send_control(Kind.SETTLED, encode_settled(owed[begin : begin + SETTLED_MAX]))
+
     def _send_acks(self) -> None:
         limits = [(agent_id, flow.window.grant()) for agent_id, flow in self._owed_credit.items()]
         delivered, refused = _runs(self._owed_delivered), self._owed_refused
@@ -294,11 +319,13 @@ class Dialogue:
         # Nearly always one body; a decoder takes no longer arrays than this.
         for begin in range(0, max(len(limits), len(delivered), len(refused)), ARRAY_ITEMS_MAX):
             part = slice(begin, begin + ARRAY_ITEMS_MAX)
-            body = encode_acks(Acks(limits[part], delivered[part], refused[part]))
-            envelope = Envelope(Kind.ACKS, 1, None, None, body)
-            # They have a lane of their own and need not wait behind messages that are stuck.
-            if self.link.send(envelope, Lane.CONTROL) is not SendOutcome.ACCEPTED:
-                self._hold_back(envelope, Lane.CONTROL)
+            self._send_control(Kind.ACKS, encode_acks(Acks(limits[part], delivered[part], refused[part])))
+
+    def _send_control(self, kind: Kind, body: bytes) -> None:
+        envelope = Envelope(kind, 1, None, None, body)
+        # They have a lane of their own and need not wait behind messages that are stuck.
+        if self.link.send(envelope, Lane.CONTROL) is not SendOutcome.ACCEPTED:
+            self._hold_back(envelope, Lane.CONTROL)
 
     def handle_acks(self, acks: Acks) -> None:
         """Apply what the peer told us: new credit, and what became of messages we wait for."""

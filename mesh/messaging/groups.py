@@ -21,7 +21,8 @@ from transport.logs import get_logger
 from transport.types import NodeId
 
 from .body import F_GROUP, decode_broadcast, message_id_prefix, to_agent_message
-from .courier import Courier, Parcel
+from .courier import Courier
+from .parcel import Parcel
 
 log = get_logger("mesh.messaging")
 

@@ -51,7 +51,7 @@ class Limits:
         epoch_s: How long one key seals.
         grace_s: How long the key before is kept for bodies that are still on the way.  Above what a link can hold a
             body back: the keepalive timeout and the time to drain a lane.
-        epochs: Epochs of one session, at most 2**32; in the last it is spent.
+        epochs: Epochs of one session, at most 2**32.
         renew_s: Age at which a session is replaced by one with a fresh key agreement.
         session_s: Age at which it is spent even if nobody replaced it.
         park_s: How long a session without a link is kept for the next link.
@@ -149,9 +149,15 @@ class SealingChain:
         return self._epoch.number
 
     def seal(self, kind: int, stream: int, body: bytes, now: float) -> bytes:
-        """Seal ``body``: header and ciphertext.  Not when the chain is spent."""
+        """Seal ``body``: header and ciphertext.
+
+        Raises:
+            SealRefused: The last epoch is over.
+        """
         limits = self._limits
         if now >= self._ends_at or self._bodies >= limits.epoch_bodies or self._bytes >= limits.epoch_bytes:
+            if self.is_spent:
+                raise refused(Reason.EXPIRED, "the chain has no epochs left")
             self.advance(now)
         epoch = self._epoch
         counter = self._counters[stream]
@@ -180,7 +186,7 @@ class SealingChain:
 
     @property
     def is_spent(self) -> bool:
-        """Whether this is the last epoch, which is kept in reserve."""
+        """Whether this is the last epoch: time for another chain."""
         return self._epoch.number + 1 >= self._limits.epochs
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from mesh.errors import SealRefused
 from transport.types import Lane
 from transport.wire import Kind
 
@@ -78,8 +79,8 @@ class Pairing:
         self._is_wanted = False
         self._offers_left = float(_OFFERS_MAX)
         self._offers_at = now.monotonic
-        # Bounded: each call adds at most two.
-        self._outgoing: list[tuple[Kind, bytes]] = []
+        # What waits to be taken: bounded, since each call adds at most two.
+        self.outgoing: list[tuple[Kind, bytes]] = []
         self.handshakes = 0
         if session is not None and not _is_over(session, now):
             self._current = session
@@ -103,16 +104,20 @@ class Pairing:
         session = self._current
         if session is None or not self._is_shown:
             return None
-        if session.is_spent(now.monotonic):
+        if now.monotonic >= session.renew_at:
+            if now.monotonic >= session.spent_at:
+                self._drop_current()
+                return None
+            self._renew(session, now)
+        try:
+            return session.seal(kind, lane, body, now.monotonic)
+        except SealRefused:  # it has no epochs left
             self._drop_current()
             return None
-        if now.monotonic >= session.renew_at:
-            self._renew(session, now)
-        return session.seal(kind, lane, body, now.monotonic)
 
     def take_outgoing(self) -> list[tuple[Kind, bytes]]:
         """What has to be sent in the control lane, in order: kind and body of each envelope."""
-        outgoing, self._outgoing = self._outgoing, []
+        outgoing, self.outgoing = self.outgoing, []
         return outgoing
 
     def sweep(self, now: Moment) -> None:
@@ -152,7 +157,7 @@ class Pairing:
         if session is None:
             if header.kind != CONFIRM:
                 raise refused(Reason.UNKNOWN_SESSION, f"{self.peer.node_id} sealed under a session unknown here")
-            self._outgoing.append((Kind.KEYS, encode_unknown(header.session)))
+            self.outgoing.append((Kind.KEYS, encode_unknown(header.session)))
             return CONFIRM, b""
         if header.kind != CONFIRM and (header.kind not in SEALED_KINDS or header.kind in (Kind.SEALED, Kind.KEYS)):
             raise refused(Reason.MALFORMED, f"{self.peer.node_id} sealed a body of kind {header.kind}")
@@ -181,7 +186,7 @@ class Pairing:
             self.handshakes += 1
             self._offer, self._answered = None, session
             self._attempt_at = now.monotonic
-            self._outgoing.append((Kind.KEYS, body))
+            self.outgoing.append((Kind.KEYS, body))
         elif said is not None and isinstance(said.content, Answer):
             if self._offer is None:
                 return  # to an offer that was taken back in favour of the other side's
@@ -208,15 +213,16 @@ class Pairing:
     def _make_offer(self, now: Moment) -> None:
         self._offer = make_offer(self._identity(), self.peer, self._entropy, now)
         self._attempt_at = now.monotonic
-        self._outgoing.append((Kind.KEYS, self._offer.body))
+        self.outgoing.append((Kind.KEYS, self._offer.body))
 
     def _renew(self, session: Session, now: Moment) -> None:
         """Replace a session that is old while it goes on working; again after a while if nothing comes of it."""
-        session.renew_at = now.monotonic + max(ATTEMPT_S, (session.spent_at - now.monotonic) / 2)
+        again_s = max(ATTEMPT_S, (session.spent_at - now.monotonic) / 2)
+        session.renew_at = min(now.monotonic + again_s, session.spent_at)
         self._make_offer(now)
 
     def _confirm(self, session: Session, now: Moment) -> None:
-        self._outgoing.append((Kind.SEALED, session.seal(CONFIRM, Lane.CONTROL, b"", now.monotonic)))
+        self.outgoing.append((Kind.SEALED, session.seal(CONFIRM, Lane.CONTROL, b"", now.monotonic)))
 
     def _take_up(self, session: Session, now: Moment) -> None:
         """The other side holds ``session``, as it has shown: seal with it from now on."""

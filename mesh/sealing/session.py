@@ -62,12 +62,15 @@ class Session:
         return self._sealing.epoch, self._opening.epoch
 
     def is_spent(self, now: float) -> bool:
-        """Whether nothing may be sealed any more: its time, a certificate's or the last epoch is over."""
+        """Whether it is no longer to be relied on: its time or a certificate's is over, or its last epoch has come."""
         return now >= self.spent_at or self._sealing.is_spent
 
     def seal(self, kind: int, stream: int, body: bytes, now: float) -> bytes:
-        """Seal a body for the other side; the session is not spent."""
-        assert not self.is_spent(now)
+        """Seal a body for the other side.  Its time, ``spent_at``, is the caller's to check, who looks at it anyway.
+
+        Raises:
+            SealRefused: The last epoch is over.
+        """
         return self._sealing.seal(kind, stream, body, now)
 
     def open(self, header: Header, sealed: bytes, now: float) -> bytes:

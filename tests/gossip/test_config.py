@@ -33,6 +33,11 @@ def test_presets_detect_slower_than_they_beat(preset: GossipConfig) -> None:
         ({"active_walk": 17}, "active_walk"),
         ({"shuffle_interval_s_max": 0.5}, "shuffle_interval_s_max"),
         ({"shuffle_passive": 30}, "shuffle_passive"),
+        ({"relay_route_s": 0}, "relay_route_s"),
+        ({"relay_ttl": 0}, "relay_ttl"),
+        ({"relay_ttl": 16}, "relay_ttl"),
+        ({"relay_rto_s_max": 0.1}, "relay_rto_s_max"),
+        ({"relay_silence_s": 3.0}, "relay_silence_s"),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(change: dict[str, float], names: str) -> None:

@@ -11,6 +11,7 @@ from transport.types import NodeId
 
 
 def ring_of(*names: str, group: str = "g") -> Ring:
+    """A ring of these nodes."""
     made = Ring(group)
     for name in names:
         made.add(NodeId(name))
@@ -18,14 +19,17 @@ def ring_of(*names: str, group: str = "g") -> Ring:
 
 
 def names(count: int) -> list[str]:
+    """So many node ids."""
     return [f"n{number}" for number in range(count)]
 
 
 def graph(ring: Ring, nodes: list[str]) -> dict[str, set[str]]:
+    """Everybody's neighbours."""
     return {name: set(map(str, ring.neighbors(NodeId(name)))) for name in nodes}
 
 
 def distances(edges: dict[str, set[str]], start: str) -> dict[str, int]:
+    """How many hops it is to each node that can be reached."""
     found, edge = {start: 0}, [start]
     while edge:
         edge = [far for near in edge for far in sorted(edges[near]) if far not in found]

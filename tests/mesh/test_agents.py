@@ -35,7 +35,7 @@ class Recorder:
     def handler_raised(self, delivery: Delivery, error: BaseException) -> None:
         self.raised.append(error)
 
-    def query_dropped(self, delivery: Delivery, text: str) -> None:
+    def not_handled(self, delivery: Delivery, text: str) -> None:
         self.dropped.append(text)
 
 

@@ -282,3 +282,68 @@ def test_the_longest_acknowledgements_can_be_read() -> None:
     full = [(2**40 + 2 * i, 1) for i in range(ARRAY_ITEMS_MAX)]
 
     assert m.decode_acks(m.encode_acks(m.Acks(full, full, full))).delivered == full
+
+
+# --- durable messages -------------------------------------------------------------------------------------------
+
+DURABLE: list[Any] = [5, 1, 42, 7, m.FLAG_DURABLE, b"payload", -3, None, None, None, [9, 8, 1_000, 2]]
+
+
+def test_a_durable_message_is_read_as_written() -> None:
+    """With its four numbers, and without what a later version may add to them."""
+    (message,) = m.decode_batch(_batch_of(DURABLE)).messages
+    (newer,) = m.decode_batch(_batch_of([*DURABLE[:-1], [*DURABLE[-1], "more"], "more"])).messages
+
+    assert message == newer == DURABLE
+    assert m.message_of_durable(message) == m.Durable(9, 8, 1_000, 2)
+    assert m.durable_id("a", 255) == "a/durable/ff"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        [*GOOD[:4], m.FLAG_DURABLE, b"", 0],
+        [*GOOD[:4], -4, b"", 0],
+        [*DURABLE[:-1], None],
+        [*DURABLE[:-1], [1, 2, 3]],
+        [*DURABLE[:-1], [1, 2, 3, -1]],
+        [5, int(MessageType.QUERY), *DURABLE[2:]],
+        [5, int(MessageType.RESPONSE), *DURABLE[2:]],
+    ],
+)
+def test_a_durable_message_with_a_wrong_field_is_refused(message: Any) -> None:
+    """The flag without the numbers, numbers that are none, or a type that cannot be durable."""
+    with pytest.raises(RemoteProtocolError):
+        m.decode_batch(_batch_of(message))
+
+
+def test_the_numbers_mean_nothing_without_the_flag() -> None:
+    """They are dropped, so that nobody takes the message for durable."""
+    plain = [*DURABLE[:4], 0, *DURABLE[5:]]
+
+    assert m.decode_batch(_batch_of(plain)).messages == [plain[:-1]]
+
+
+def test_a_broadcast_cannot_be_durable() -> None:
+    """It has no one receiver that could answer."""
+    with pytest.raises(RemoteProtocolError, match="one receiver"):
+        m.decode_broadcast(m.encode_broadcast(DURABLE, 1, Priority.NORMAL), 1)
+
+
+def test_what_became_of_durable_messages_is_read_as_written() -> None:
+    """Text that cannot be encoded, or is endless, is cut to what can be sent."""
+    settled = [m.Settled(1, 2**64 - 1, 3, m.SETTLED_FAILED, 5, "why"), m.Settled(1, 2, 0, m.SETTLED_HANDLED, 2**63 - 1)]
+
+    assert m.decode_settled(m.encode_settled(settled)) == settled
+    (odd,) = m.decode_settled(m.encode_settled([m.Settled(1, 2, 3, 2, 5, "\ud800" + "x" * 10_000)]))
+    assert odd.text == "?" + "x" * (m.ERROR_CHARS_MAX - 1)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, {}, [1], [[1, 2, 3, 4, 5]], [[1, 2, 3, 4, "5", ""]], [[1, 2, 3, 4, -5, ""]], [[1, 2, 3, 0, 5, ""]] * 1_025],
+)
+def test_wrong_words_about_durable_messages_are_refused(value: Any) -> None:
+    """Not a list, too few fields, wrong types, or too many."""
+    with pytest.raises(RemoteProtocolError):
+        m.decode_settled(pack(value))

@@ -23,8 +23,9 @@ from mesh.errors import (
     UnknownAgent,
 )
 from mesh.messaging import body as m
-from mesh.messaging.courier import BURST_BYTES, Parcel
+from mesh.messaging.courier import BURST_BYTES
 from mesh.messaging.flow import INITIAL_WINDOW_BYTES
+from mesh.messaging.parcel import Parcel
 from mesh.types import AgentMessage, DeliveryStatus, MessageType, Priority
 from transport.wire import Envelope, Kind
 

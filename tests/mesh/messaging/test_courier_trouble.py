@@ -16,8 +16,9 @@ from mesh.errors import (
     NotDelivered,
     RemoteError,
 )
-from mesh.messaging.courier import Courier, Parcel
+from mesh.messaging.courier import Courier
 from mesh.messaging.flow import INITIAL_WINDOW_BYTES
+from mesh.messaging.parcel import Parcel
 from mesh.types import AgentMessage, DeliveryStatus, MessageType, Priority
 from transport.errors import RemoteProtocolError
 from transport.link import CloseReason

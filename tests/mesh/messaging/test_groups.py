@@ -17,8 +17,9 @@ from mesh import AgentMessage, AgentNetworkManager, DeliveryStatus, InvalidMessa
 from mesh.agents import Handler
 from mesh.errors import UnknownAgent
 from mesh.events import AgentJoined, AgentLeft
-from mesh.messaging.courier import Courier, Parcel
+from mesh.messaging.courier import Courier
 from mesh.messaging.groups import QUEUE_AGENT_ID_MIN, Groups
+from mesh.messaging.parcel import Parcel
 from mesh.types import AgentInfo, MessageType, Priority, Receipt
 from transport.errors import LocalProtocolError
 from transport.types import NodeId

@@ -225,13 +225,18 @@ def test_a_forged_epoch_changes_nothing() -> None:
 
 
 def test_the_last_epoch_is_kept_in_reserve() -> None:
-    """A chain says that it is spent before it has no number left, and cannot be driven beyond."""
+    """A chain says that it is spent in its last epoch, seals to the end of that, and cannot be driven beyond."""
     ends = Ends(dataclasses.replace(SMALL, epochs=3))
     spent = []
     for _ in range(2):
         ends.sealing.advance(0.0)
         spent.append(ends.sealing.is_spent)
     assert spent == [False, True]
+    for _ in range(4):
+        assert read_header(ends.seal()).epoch == 2
+    with pytest.raises(SealRefused) as refusal:
+        ends.seal()
+    assert refusal.value.reason == Reason.EXPIRED
     with pytest.raises(AssertionError):
         ends.sealing.advance(0.0)
 

@@ -337,6 +337,17 @@ def test_renewal_that_finds_no_answer_is_tried_again_until_the_session_is_spent(
     assert _works(couple, later(86_400))
 
 
+def test_a_session_without_epochs_left_is_replaced() -> None:
+    """When the last epoch is over nothing is sealed until there is another session."""
+    couple = Couple(limits=dataclasses.replace(Limits(), epoch_bodies=1, epochs=3)).connect()
+    sealed = [couple.b.seal(Kind.MESSAGES, Lane.NORMAL, b"body", NOW) for _ in range(4)]
+    assert [body is not None for body in sealed] == [True, True, True, False]
+    assert not couple.b.is_ready
+    couple.b.want(NOW)
+    couple.settle()
+    assert _works(couple)
+
+
 def test_a_renewed_certificate_is_used_for_the_next_session() -> None:
     """The identity is asked for with each key agreement."""
     couple = Couple(identity("a", lasts_s=4_000.0)).connect()
