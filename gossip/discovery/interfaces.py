@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
+from typing import ClassVar, Final
 
 from transport.logs import get_logger
 
@@ -20,7 +21,11 @@ _log = get_logger("mesh.discovery")
 
 # Documentation addresses (RFC 5737, RFC 3849).  Connecting a UDP socket sends nothing; it only asks the kernel which
 # source address it would use.
-_FAR_AWAY = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
+_FAR_AWAY: Final = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
+
+# The nodes of one process take each other's readings when they are no older.  Below the usual ``settle_s``, so that two
+# readings in a row are two.
+_RECENT_S: Final = 0.5
 
 
 def read_interfaces() -> Interfaces:
@@ -63,6 +68,9 @@ class InterfaceWatcher:
     One per node: the node re-advertises itself, mDNS follows with its sockets.  After :meth:`start`,
     :attr:`interfaces` is always there.  A failing reading keeps the previous one.
     """
+
+    _latest: ClassVar[tuple[float, Interfaces] | None] = None
+    """When this process last called :func:`read_interfaces`, for whichever node, and what came of it."""
 
     def __init__(
         self,
@@ -147,13 +155,20 @@ class InterfaceWatcher:
 
     async def _reading(self) -> Interfaces | None:
         self._readings += 1
+        now = asyncio.get_running_loop().time()
+        shares = self._read is read_interfaces
+        if shares and self._latest is not None and now - self._latest[0] < _RECENT_S:
+            return self._latest[1]
         try:
-            return await asyncio.to_thread(self._read)
+            reading = await asyncio.to_thread(self._read)
         except (OSError, ValueError) as error:
             self._failures += 1
             if self._failures == 1:
                 _log.warning("network adapters cannot be read", error=str(error))
             return None
+        if shares:
+            InterfaceWatcher._latest = now, reading
+        return reading
 
     def _settled(self, reading: Interfaces) -> None:
         self._interfaces = reading

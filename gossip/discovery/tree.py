@@ -89,33 +89,30 @@ class TreeDiscovery:
     async def _run(self, sink: DiscoverySink) -> None:
         interval_s = _INTERVAL_S_FIRST
         while True:
-            names = await asyncio.to_thread(self._list)
-            picked = self._rng.sample(names, min(len(names), _FILES_PER_ROUND))
-            sightings = await asyncio.to_thread(self._look, picked)
+            order = random.Random(self._rng.getrandbits(64))  # noqa: S311 - whom to look at first; its own, for a thread
+            count, sightings = await asyncio.to_thread(self._look, order)
             self._neighbours = len(sightings)
             for sighting in sightings:
                 sink.found(sighting)
             await asyncio.sleep(interval_s * self._rng.uniform(0.8, 1.2))
-            interval_s = min(interval_s * _GROWTH, max(_INTERVAL_S, _INTERVAL_S_PER_NODE * len(names)))
+            interval_s = min(interval_s * _GROWTH, max(_INTERVAL_S, _INTERVAL_S_PER_NODE * count))
 
-    def _list(self) -> list[str]:
-        """The neighbours that there are or were, sorted.  In a thread: a disk may be slow."""
-        own = self._announcement
+    def _look(self, order: random.Random) -> tuple[int, list[Sighting]]:
+        """How many neighbours there are or were, and a few that can be used.  In a thread: a disk may be slow."""
+        own, sightings = self._announcement, list[Sighting]()
+        if own is None:
+            return 0, sightings
         try:
-            return sorted(entry.name for entry in self._path.iterdir() if own is not None and entry.name != own.node_id)
+            names = sorted(entry.name for entry in self._path.iterdir() if entry.name != own.node_id)
         except OSError:
-            return []
-
-    def _look(self, names: list[str]) -> list[Sighting]:
-        """Read the files of these neighbours until there are enough that can be used.  In a thread as well."""
-        sightings: list[Sighting] = []
-        for name in names:
-            if self._announcement is None or len(sightings) >= _SIGHTINGS_PER_ROUND:
-                break
-            sighting = _read(self._path / name / _FILE, self._announcement.authority)
+            return 0, sightings
+        for name in order.sample(names, min(len(names), _FILES_PER_ROUND)):
+            sighting = _read(self._path / name / _FILE, own.authority)
             if sighting is not None:
                 sightings.append(sighting)
-        return sightings
+            if len(sightings) == _SIGHTINGS_PER_ROUND:
+                break
+        return len(names), sightings
 
     async def close(self) -> None:
         """See :meth:`~gossip.discovery.base.Discovery.close`."""

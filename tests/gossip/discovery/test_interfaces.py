@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from support import eventually
 
 from gossip.discovery.advertise import Adapter, Interfaces
@@ -97,3 +98,16 @@ async def test_starting_and_closing_twice_is_harmless() -> None:
     assert watcher.interfaces == Interfaces(())
     await watcher.close()
     await watcher.close()
+
+
+async def test_the_nodes_of_one_process_share_a_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adapters are the same for all of them, so a reading of this moment is not taken again."""
+    monkeypatch.setattr(InterfaceWatcher, "_latest", None)
+    one, other = InterfaceWatcher(), InterfaceWatcher()
+    await one.start()
+    await other.start()
+    try:
+        assert other.interfaces is one.interfaces
+    finally:
+        await one.close()
+        await other.close()
