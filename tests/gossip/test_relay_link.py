@@ -182,7 +182,7 @@ async def test_streams_that_say_nothing_are_bounded(make: Callable[..., RelayBed
 async def test_a_loop_that_stood_still_reads_before_it_sends_again(make: Callable[..., RelayBed]) -> None:
     """The acknowledgement is there, only not read yet."""
     board = Switchboard()
-    bed = make(board)
+    bed = make(board, GossipConfig(relay_rto_s_min=0.1))
     a, b = await bed.node("a"), await bed.node("b")
     link = await a.dial(b)
     await eventually(lambda: b.handler.opened)
@@ -192,7 +192,7 @@ async def test_a_loop_that_stood_still_reads_before_it_sends_again(make: Callabl
 
     link.send(message(b"1"), Lane.NORMAL)
     await eventually(lambda: not stream.is_idle, interval_s=0)
-    until = time.monotonic() + 0.2
+    until = time.monotonic() + 0.3
     while time.monotonic() < until:
         pass
     await eventually(lambda: stream.is_idle)
