@@ -58,7 +58,7 @@ class Network:
     duplicates: float = 0.0
     reorders: float = 0.0
     clock_drift: float = 0.001
-    keepalive_interval_s: float = 1.0
+    keepalive_interval_s: float = 2.0
     keepalive_timeout_s: float = 4.0
     dial_timeout_s: float = 5.0
     dials_per_s: float = 64.0

@@ -20,7 +20,7 @@ from .measure import Broadcasts, Detections, payload_of
 from .plan import Plan, Step, node_name
 from .process import CoreFactory, Process
 from .report import BarResult, Report
-from .sharing import shared_members
+from .sharing import shared_work
 from .wire import FRAMING_BYTES, PING_BYTES
 from .world import World
 
@@ -139,7 +139,7 @@ class Runner:
         # Millions of small objects, hardly a cycle among them: looking for one takes a third of the time otherwise.
         gc.set_threshold(200_000, 50, 100)
         try:
-            with shared_members():
+            with shared_work():
                 for step in self.plan.steps:
                     self._take(step)
         except OutOfTime:

@@ -80,6 +80,7 @@ class Wire:
         self._world = world
         self._seed = seed * 0x9E3779B97F4A7C15 & _MASK
         self._random = rng.random
+        self._jitter = network.jitter
         self._rules: list[Rule] = []
         self.loss = network.loss
         self.loss_vanishes = network.loss_vanishes
@@ -128,7 +129,7 @@ class Wire:
             link.held[end].append(received)
             return True
         world = self._world
-        delay_s = link.latency_s * (1.0 + self.network.jitter * self._random())
+        delay_s = link.latency_s * (1.0 + self._jitter * self._random())
         if self.loss > 0.0 and self._random() < self.loss:
             if self.loss_vanishes:
                 self.counters["lost"] += 1

@@ -40,6 +40,7 @@ from gossip.incarnation import life_of, make_incarnation
 from gossip.router import GossipCore
 from transport.errors import LocalProtocolError, RemoteProtocolError
 from transport.types import NodeId
+from transport.wire import Kind
 
 from .observers import Observers
 from .plan import Network, node_name
@@ -49,6 +50,8 @@ from .wire import ARRIVE, Wire
 
 _TIMER, _CALL, _CLOSED, _EVENT = 1, 2, 3, 4
 _LINES_MAX: Final = 2048
+#: Observers hear of broadcasts, and of bodies that may be too large.
+_LARGE_BYTES: Final = 1 << 20
 #: How late a timer may be before the shell says that the loop stalled (gossip/service.py).
 STALL_S: Final = 0.2
 #: How long a node that stood still is not blamed for what it believes: it has to catch up first.
@@ -288,7 +291,8 @@ class World:
                 else:
                     received = Received(process.name, effect.body, effect.kind, effect.ttl)
                     self._last_send, self._last_received = effect, received
-                self._observers.sent(effect)
+                if effect.kind == Kind.BROADCAST or len(effect.body) > _LARGE_BYTES:
+                    self._observers.sent(effect)
                 if not self.wire.send(process, effect, received):
                     dropped.append(effect)
             elif type(effect) is SetTimer:
@@ -305,8 +309,10 @@ class World:
     def _execute(self, process: Process, effect: object) -> None:
         match effect:
             case MemberChanged(before, after):
-                was = -1 if before is None else before.state.value
-                self.note("m", process.name, after.node_id, after.incarnation, was, after.state.value)
+                was = -1 if before is None else int(before.state)
+                self.trace.add(
+                    f'[{self.now:.9f},"{process.name}","m","{after.node_id}",{after.incarnation},{was},{int(after.state)}]'
+                )
                 self._observers.transition(process, before, after, self.now)
             case Deliver():
                 self.note("d", process.name, effect.origin, effect.sequence)

@@ -13,11 +13,11 @@ from gossip.router import GossipCore
 
 
 class Rash(GossipCore):
-    """Holds itself dead when it loses a link to node 3, whoever it is."""
+    """Holds itself dead when a link to node 3 breaks, whoever it is."""
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         effects = super().handle(event, now)
-        if isinstance(event, LinkLost) and event.peer == node_name(3):
+        if isinstance(event, LinkLost) and event.peer == node_name(3) and not event.wanted:
             me = self.me
             effects.append(MemberChanged(me, type(me)(me.node_id, me.incarnation, MemberState.DEAD)))
         return effects

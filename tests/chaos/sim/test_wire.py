@@ -345,7 +345,7 @@ def test_flapping_faster_than_the_keepalive_ends_no_link() -> None:
     world = scripted_world(QUIET, linked=(0, 1))
     for _ in range(10):
         world.wire.block([0], [1])
-        world.run(2.5)
+        world.run(1.5)
         world.wire.unblock_all()
         world.run(0.5)
 
