@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeGuard
+from typing import Final, NamedTuple, TypeGuard
 
 from transport.errors import InvalidName, RemoteProtocolError
 from transport.types import Address, NodeId, node_id
@@ -43,7 +43,7 @@ _HEARTBEAT, _NEWS, _DIGEST, _STATES, _WANT = range(5)
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What every node tells its linked peers about once a second."""
+    """What every node tells its neighbours again and again."""
 
     incarnation: int
     digest: int
@@ -63,9 +63,8 @@ class News:
     accusers: tuple[tuple[NodeId, ...], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of a digest."""
+class Entry(NamedTuple):
+    """One line of a digest; the field order is the wire order."""
 
     node_id: NodeId
     incarnation: int
@@ -126,8 +125,7 @@ def encode(body: Body) -> bytes:
             claims = [_claim(claim) for claim in body.claims]
             return pack((_NEWS, claims, body.accusers) if body.accusers else (_NEWS, claims))
         case Digest():
-            entries = [(e.node_id, e.incarnation, int(e.state), e.meta_version) for e in body.entries]
-            return pack((_DIGEST, body.after, body.upto, entries))
+            return pack((_DIGEST, body.after, body.upto, body.entries))
         case States():
             return pack((_STATES, [_claim(claim) for claim in body.claims]))
         case _:
@@ -189,7 +187,7 @@ def decode(data: bytes, config: GossipConfig) -> Body | None:
     """
     if len(data) > max(config.sync_body_bytes_max, config.meta_bytes_max + _CLAIM_OVERHEAD_BYTES) + 65_536:
         raise RemoteProtocolError(f"membership body of {len(data)} bytes is too large")
-    fields = _items(unpack_body(data, nodes_max=_NODES_MAX, depth_max=8), 1, "body")
+    fields = _items(unpack_body(data, nodes_max=_NODES_MAX, depth_max=None), 1, "body")
     match _integer(fields[0], 0, 255, "body type"):
         case 0:
             _items(fields, 4, "heartbeat")
@@ -218,7 +216,7 @@ def decode_broadcast(data: bytes, config: GossipConfig) -> BroadcastBody:
     Raises:
         RemoteProtocolError: It is not what the protocol allows.
     """
-    fields = _items(unpack_body(data, nodes_max=64, depth_max=4), 4, "broadcast", 64)
+    fields = _items(unpack_body(data, nodes_max=64, depth_max=None), 4, "broadcast", 64)
     return BroadcastBody(
         _node_id(fields[0]),
         _integer(fields[1], 0, INCARNATION_MAX, "incarnation"),

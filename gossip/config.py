@@ -24,10 +24,11 @@ class GossipConfig:
     """Limits and times of the gossip cores.
 
     Attributes:
-        heartbeat_interval_s: How often a node tells each linked peer its incarnation and table digest.  Also the
-            pace of anti-entropy: at most one exchange of tables is started per interval.
-            Two heartbeats with different digests in a row lead to an exchange, in a network of N > 32 nodes at most
-            one per ``ceil(log2 N) - 4`` intervals (memberlist's scaling), for an exchange costs some 35 N bytes.
+        heartbeat_interval_s: How often a node tells each neighbour its incarnation and table digest.  Just below the
+            links' keepalive interval, even when late, so that links between neighbours need no pings of their own.
+        sync_interval_s: Two heartbeats with different digests in a row lead to an exchange of tables; a node starts at
+            most one in so long, with N > 32 nodes in ``ceil(log2 N) - 4`` times that (memberlist's scaling), for
+            an exchange costs some 35 N bytes.
         suspicion_s: The least time that a suspect has to refute before it is dead, however many accuse it.  Must exceed
             a few round trips plus the longest pause of a healthy node that is already suspected.
         suspicion_mult: With N members the least time is ``max(suspicion_s, suspicion_mult * max(1, log10 N) *
@@ -50,8 +51,11 @@ class GossipConfig:
         partition_window_s: ... within so long of each other; at least the spread of one failure's detection.
         partition_settle_s: How long nothing more must change before a partition, or its end, is reported.
         stall_credit_s_max: How much a stall of our own event loop may at most prolong a suspicion.
-        flush_delay_s: How long news are collected before they are sent on as one body.
-        forward_fanout: To how many random linked peers news from others are passed on (own news go to all).
+        flush_delay_s: How long news are collected before they are sent on as one body, when it was quiet before.
+        flush_interval_s: The least time between two such bodies: when hundreds join or die at once each hop waits so
+            long, and everything travels in a tenth of the bodies.
+        forward_fanout: To how many peers at most, at random, news from others are passed on (own news go to all).
+            Above ``active_view_max``: a flood that leaves out one neighbour in four misses some nodes in a thousand.
         forward_meta_bytes_max: Larger metadata is not passed on as news; anti-entropy fetches it.
         dial_delay_s: How long the node with the greater id leaves dialling to the other one.
         dial_backoff_s_min: Longest wait after the first failed dial; doubles with each further one.
@@ -136,7 +140,8 @@ class GossipConfig:
         relay_upgrade_s: How often the other end of a relayed link in use is dialled again.
     """
 
-    heartbeat_interval_s: float = 1.0
+    heartbeat_interval_s: float = 1.75
+    sync_interval_s: float = 1.0
     suspicion_s: float = 2.0
     suspicion_refused_s: float = 1.0
     suspicion_mult: int = 4
@@ -154,7 +159,8 @@ class GossipConfig:
     partition_settle_s: float = 2.0
     stall_credit_s_max: float = 5.0
     flush_delay_s: float = 0.02
-    forward_fanout: int = 6
+    flush_interval_s: float = 0.1
+    forward_fanout: int = 10
     forward_meta_bytes_max: int = 4096
     dial_delay_s: float = 0.25
     dial_backoff_s_min: float = 0.25
@@ -323,6 +329,7 @@ class GossipConfig:
         return replace(
             cls(),
             heartbeat_interval_s=3.0,
+            sync_interval_s=3.0,
             suspicion_s=8.0,
             suspicion_refused_s=4.0,
             suspicion_unit_s=1.0,
@@ -333,6 +340,7 @@ class GossipConfig:
             partition_window_s=30.0,
             partition_settle_s=5.0,
             flush_delay_s=0.1,
+            flush_interval_s=0.3,
             plumtree_flush_s=0.02,
             plumtree_ihave_timeout_s=0.6,
             plumtree_graft_timeout_s=0.4,

@@ -147,7 +147,7 @@ def decode(data: bytes) -> Body | None:
     """
     if len(data) > _BODY_BYTES_MAX:
         raise RemoteProtocolError(f"overlay body of {len(data)} bytes is too large")
-    fields = _items(unpack_body(data, nodes_max=1024, depth_max=8), 1, "overlay body", 64)
+    fields = _items(unpack_body(data, nodes_max=1024, depth_max=None), 1, "overlay body", 64)
     match _integer(fields[0], 0, 255, "body type"):
         case 0:
             return Join()

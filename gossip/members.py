@@ -62,9 +62,10 @@ def is_gone(state: MemberState) -> bool:
 
 def status_wins(claim: Member, current: Member) -> bool:
     """Whether the claimed incarnation and state replace the believed ones (``False`` when they are equal)."""
-    claimed_life, current_life = life_of(claim.incarnation), life_of(current.incarnation)
-    if claimed_life != current_life:
-        return claimed_life > current_life
+    if claim.incarnation != current.incarnation:
+        claimed_life, current_life = life_of(claim.incarnation), life_of(current.incarnation)
+        if claimed_life != current_life:
+            return claimed_life > current_life
     if (claim.state is _LEFT) != (current.state is _LEFT):
         return claim.state is _LEFT
     if claim.incarnation != current.incarnation:

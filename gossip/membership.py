@@ -31,6 +31,7 @@ that another process took its place.  The claim is persisted (so that a restart 
 from __future__ import annotations
 
 import enum
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -92,6 +93,10 @@ from .suspicion import Suspicion, confirmations_wanted, suspicion_min_s
 _CONTESTS_MAX: Final = 3
 
 
+#: How long a new link gets all news, neighbour or not: the tables were compared as it opened, before it was accepted.
+_YOUNG_LINK_S: Final = 2.0
+
+
 class _How(enum.Enum):
     """How a claim came to us."""
 
@@ -106,6 +111,7 @@ class _Link:
     """One linked peer."""
 
     incarnation: int
+    opened_at: float
     heard: bool = False
     silent: bool = False
     """Whether the peer answered no probe, and nothing came from it since: then the link proves nothing."""
@@ -164,6 +170,7 @@ class MembershipCore:
         self._sync_at = 0.0
         self._next_token = 0
         self._tick_token = self._flush_token = -1
+        self._flushed_at = -math.inf
         self._slow_until = 0.0
         self._ended = False
         self.table = MemberTable(self._me, config)
@@ -250,7 +257,7 @@ class MembershipCore:
     # --- links ------------------------------------------------------------------------------------------------
 
     def _link_opened(self, event: LinkOpened) -> None:
-        self._links[event.peer] = link = _Link(event.incarnation)
+        self._links[event.peer] = link = _Link(event.incarnation, self._now)
         self._unjudged.pop(event.peer, None)
         self._allow(link)
         hello = Member(event.peer, event.incarnation, MemberState.ALIVE, event.addresses)
@@ -265,6 +272,9 @@ class MembershipCore:
             self._effects.append(Unlink(event.peer, "this node is not admitted", UnlinkReason.VETOED))
             return
         self._tell_if_accused(event.peer, event.incarnation)
+        if len(self._me.meta) <= self._config.forward_meta_bytes_max:
+            # A hello lacks the details; without them the network would hear of a newcomer twice.
+            self._send(event.peer, News((self._me,)))
         self._send(event.peer, self._heartbeat(), key="heartbeat")
 
     def _link_lost(self, event: LinkLost) -> None:
@@ -334,10 +344,19 @@ class MembershipCore:
         after = self.table.join(claim)
         if after is not None:
             self._store(before, after, source, to_all=how is _How.OWN, accusers=accusers)
-        elif claim.state is not MemberState.SUSPECT or not self._confirmed(claim, source, accusers):
-            waiting = self._outbox.get(claim.node_id)
-            if waiting is not None and source is not None and self._all_named(claim.node_id, accusers):
-                waiting.heard_from += (source,)
+        elif (
+            claim.state is not MemberState.SUSPECT or not self._confirmed(claim, source, accusers)
+        ) and self._all_named(claim.node_id, accusers):
+            self._heard_too(claim, source)
+
+    def _heard_too(self, claim: Member | Entry, source: NodeId | None) -> None:
+        """``source`` made a claim that is no news: if it is all that we are about to tell, it need not be told."""
+        waiting, known = self._outbox.get(claim.node_id), self.table.known(claim.node_id)
+        if waiting is None or known is None or source is None:
+            return
+        same = claim.incarnation == known.incarnation and claim.state is known.state
+        if same and (not waiting.details or claim.meta_version == known.meta_version):
+            waiting.heard_from += (source,)
 
     def _store(
         self,
@@ -367,7 +386,9 @@ class MembershipCore:
             to_all, details = to_all or waiting.to_all, details or waiting.details
         self._outbox[node_id] = _News(to_all, details, heard_from)
         if self._flush_token < 0:
-            self._flush_token = self._set_timer(self._config.flush_delay_s)
+            # At once if it is quiet; where news come thick and fast they are collected.
+            pause_s = self._flushed_at + self._config.flush_interval_s - self._now
+            self._flush_token = self._set_timer(max(self._config.flush_delay_s, pause_s))
 
     def _publish(self, me: Member) -> None:
         """Describe ourselves anew."""
@@ -542,7 +563,9 @@ class MembershipCore:
         if differing and self._now >= self._sync_at:
             # Late by half an interval at most: the ticks are jittered.
             intervals = max(1, (len(self.table) - 1).bit_length() - 4)
-            self._sync_at = self._now + (intervals - 0.5) * self._config.heartbeat_interval_s
+            self._sync_at = (
+                self._now + intervals * self._config.sync_interval_s - 0.5 * self._config.heartbeat_interval_s
+            )
             self._sync(self._rng.choice(differing))
 
     def _heartbeat(self) -> Heartbeat:
@@ -554,21 +577,25 @@ class MembershipCore:
 
     def _flush(self) -> None:
         """Send what is new: one body per peer and chunk, equal bodies encoded once."""
+        self._flushed_at = self._now
         outbox, self._outbox = self._outbox, {}
         changed = {n: member for n in outbox if (member := self.table.known(n)) is not None}
-        few = neighbors = [peer for peer in self._neighbors if peer in self._links]
+        young_since = self._now - _YOUNG_LINK_S
+        few = neighbors = [
+            peer for peer, link in self._links.items() if peer in self._neighbors or link.opened_at >= young_since
+        ]
         if len(neighbors) > self._config.forward_fanout:
             few = self._rng.sample(neighbors, self._config.forward_fanout)
         # Whoever the news are about hears them too, if there is a link.
-        peers = neighbors + [n for n in changed if n in self._links and n not in self._neighbors]
-        chosen = frozenset(few)
+        near, chosen = frozenset(neighbors), frozenset(few)
+        peers = neighbors + [n for n in changed if n in self._links and n not in near]
         encoded: dict[tuple[NodeId, ...], list[bytes]] = {}
         for peer in peers:
             told = tuple(
                 node_id
                 for node_id, news in outbox.items()
                 if node_id in changed
-                and (node_id == peer or peer in chosen or (news.to_all and peer in self._neighbors))
+                and (node_id == peer or peer in chosen or (news.to_all and peer in near))
                 and peer not in news.heard_from
             )
             if not told:
@@ -630,16 +657,23 @@ class MembershipCore:
     def _learn_all(
         self, claims: Sequence[Member], source: NodeId, how: _How, accusers: Sequence[tuple[NodeId, ...]] = ()
     ) -> None:
+        known = self.table.get
         for claim, accusing in zip(claims, accusers or ((),) * len(claims), strict=True):
             if self._ended:
                 break
-            self._learn(claim, source, how, accusing)
+            before = known(claim.node_id)
+            if before is not None and _says_nothing_new(claim, before):
+                self._heard_too(claim, source)  # most claims: the same news come over several links
+            else:
+                self._learn(claim, source, how, accusing)
 
     def _heard(self, peer: NodeId, link: _Link, heartbeat: Heartbeat) -> None:
         if life_of(heartbeat.incarnation) != life_of(link.incarnation):
             self.counters["claims_implausible"] += 1
             return
-        self._learn(Member(peer, heartbeat.incarnation, MemberState.ALIVE), peer, _How.OWN)
+        known = self.table.get(peer)
+        if known is None or known.incarnation != heartbeat.incarnation or known.state is not MemberState.ALIVE:
+            self._learn(Member(peer, heartbeat.incarnation, MemberState.ALIVE), peer, _How.OWN)
         if link.heard:
             self._tell_if_accused(peer, heartbeat.incarnation)
         link.differs = link.differs + 1 if heartbeat.digest != self.table.digest else 0
@@ -669,6 +703,15 @@ class MembershipCore:
         push, want = theirs_lacks, []
         for entry in digest.entries:
             ours = self.table.known(entry.node_id)
+            if (
+                ours is not None
+                and ours.incarnation == entry.incarnation
+                and ours.state is entry.state
+                and ours.state is not MemberState.SUSPECT
+                and ours.meta_version == entry.meta_version
+            ):
+                self._heard_too(entry, peer)
+                continue
             if ours is None and not is_gone(entry.state):
                 want.append(entry.node_id)
                 continue
@@ -690,6 +733,16 @@ class MembershipCore:
     def _send_states(self, peer: NodeId, members: list[Member]) -> None:
         for chunk in chunks(members, self._config.sync_body_bytes_max):
             self._send(peer, States(chunk))
+
+
+def _says_nothing_new(claim: Member, known: Member) -> bool:
+    """Whether the claim is part of what is known; a suspicion may always have new accusers."""
+    return (
+        claim.incarnation == known.incarnation
+        and claim.state is known.state
+        and claim.state is not MemberState.SUSPECT
+        and (claim is known or claim.meta_version < known.meta_version or not details_win(claim, known))
+    )
 
 
 def _details(known: Member | Entry) -> tuple[int, int]:

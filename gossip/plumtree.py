@@ -494,8 +494,10 @@ class PlumtreeCore:
 
     def _send_sync(self, peer: NodeId, now: float, *, answer: bool = False, after: str = "", upto: str = "") -> str:
         """Tell ``peer`` what we have of the origins in an interval; returns where the next one starts."""
-        everything = Sync(answer, 0, after, upto, ())
-        summaries = [summary for summary in self._seen.summaries(now) if everything.covers(summary.origin)]
+        summaries = self._seen.summaries(now)
+        if after or upto:
+            interval = Sync(answer, 0, after, upto, ())
+            summaries = [summary for summary in summaries if interval.covers(summary.origin)]
         if len(summaries) > ORIGINS_MAX:
             summaries = summaries[:ORIGINS_MAX]
             upto = summaries[-1].origin
@@ -511,6 +513,9 @@ class PlumtreeCore:
         if peer.syncs > self._config.plumtree_syncs_max:
             self.counters["syncs_refused"] += 1
             return
+        summaries = self._seen.summaries(now)
+        if theirs.summaries == tuple(summaries):
+            return  # neither has anything that the other lacks
         known = {summary.origin: summary for summary in theirs.summaries}
         since = now - theirs.since_ms / 1000
         settled = now - self._config.plumtree_sync_grace_s
@@ -525,7 +530,7 @@ class PlumtreeCore:
                 if len(peer.announce) >= IDS_MAX:
                     break  # the next sync goes on where this one ends
         if not theirs.answer:
-            ours = {summary.origin: summary for summary in self._seen.summaries(now)}
+            ours = {summary.origin: summary for summary in summaries}
             if any(s.has_more(ours.get(s.origin)) for s in theirs.summaries if s.origin != self._owner):
                 self._send_sync(name, now, answer=True, after=theirs.after, upto=theirs.upto)
 

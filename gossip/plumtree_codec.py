@@ -128,7 +128,8 @@ def encode(body: Body) -> bytes:
             return _PRUNE_BYTES
         case _:
             entries = [
-                (s.origin, s.life, s.floor, s.highest, [n for gap in s.gaps for n in gap]) for s in body.summaries
+                (s.origin, s.life, s.floor, s.highest, [n for gap in s.gaps for n in gap]) if s.gaps else s
+                for s in body.summaries
             ]
             return pack((_SYNC, body.answer, body.since_ms, body.after, body.upto, entries))
 
@@ -162,7 +163,7 @@ def decode(data: bytes) -> Body | None:
     """
     if len(data) > BODY_BYTES_MAX:
         raise RemoteProtocolError(f"broadcast body of {len(data)} bytes is too large")
-    fields = _items(unpack_body(data, nodes_max=_NODES_MAX, depth_max=6), 1, IDS_MAX, "body")
+    fields = _items(unpack_body(data, nodes_max=_NODES_MAX, depth_max=None), 1, IDS_MAX, "body")
     kind = _integer(fields[0], 0, 255, "body type")
     if kind != _GOSSIP and len(data) > _CONTROL_BYTES_MAX:
         raise RemoteProtocolError(f"broadcast control body of {len(data)} bytes is too large")

@@ -37,6 +37,7 @@ from .events import (
     RouteSuspected,
     RouteWanted,
     RttMeasured,
+    Send,
     SendDropped,
     SetTimer,
     SubscriberChanged,
@@ -237,6 +238,9 @@ class GossipCore:
     def _route(self, which: int, produced: list[Effect], effects: list[Effect], now: float) -> None:
         """Give each effect of one core to whom it concerns: another core, or the shell."""
         for effect in produced:
+            if type(effect) is Send:
+                effects.append(effect)  # by far the most frequent
+                continue
             match effect:
                 case SetTimer():
                     effects.append(SetTimer(effect.token * _CORES + which, effect.delay_s))

@@ -18,7 +18,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from transport.types import NodeId
 
@@ -37,8 +37,7 @@ class Verdict(enum.Enum):
     """Below the window, or of a former life: unknown whether it was seen, and too late to be delivered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(NamedTuple):
     """What a node has of one origin: all from 1 to ``highest`` but the gaps; nothing at or below ``floor`` is wanted.
 
     ``gaps`` are pairs (first, last), ascending.
@@ -83,6 +82,8 @@ class _Window:
     mask: int = 0
     floor: int = 0
     mark: int = 0
+    summary: Summary | None = None
+    """What was last said of it; ``None`` once that is no longer true."""
 
 
 class SeenWindows:
@@ -121,6 +122,7 @@ class SeenWindows:
         window.heard_at = now
         self._forget(now)
         if verdict is Verdict.NEW:
+            window.summary = None
             ahead = sequence - window.highest
             if ahead > 0:
                 shifted = window.mask << ahead if ahead < self._config.broadcast_window else 0
@@ -133,7 +135,8 @@ class SeenWindows:
     def summaries(self, now: float) -> list[Summary]:
         """Of each origin that was heard within ``plumtree_age_s``, by name: what we have and what we miss."""
         recent = [self._summary(origin, window) for origin, window in self._recent(now - self._config.plumtree_age_s)]
-        return sorted(recent, key=lambda summary: summary.origin)
+        recent.sort()  # by origin: there is one of each
+        return recent
 
     def heard_since(self, time: float) -> bool:
         """Whether any origin was heard at ``time`` or later."""
@@ -152,7 +155,7 @@ class SeenWindows:
             window.settled_at = now
             for first, last in self._gaps(window, max(window.floor, window.first), window.mark):
                 yield origin, window.life, first, last
-            window.floor, window.mark = window.mark, window.highest
+            window.floor, window.mark, window.summary = window.mark, window.highest, None
 
     def _recent(self, since: float) -> Iterator[tuple[NodeId, _Window]]:
         for origin, window in reversed(self._windows.items()):
@@ -161,6 +164,11 @@ class SeenWindows:
             yield origin, window
 
     def _summary(self, origin: NodeId, window: _Window) -> Summary:
+        if window.summary is None:
+            window.summary = self._summarise(origin, window)
+        return window.summary
+
+    def _summarise(self, origin: NodeId, window: _Window) -> Summary:
         gaps = tuple(self._gaps(window, window.floor, window.highest))
         floor = window.floor
         if len(gaps) > GAPS_MAX:

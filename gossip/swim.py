@@ -9,18 +9,18 @@ packet and one over a cold TLS link costs a handshake: four round trips, about 4
 *Who watches whom.*  Take 1,000 nodes with 6 links each.  Were each node to probe one random member a second, all but
 0.6 % of the probes would find no link: 1,000 handshakes a second in the network, 4 KB/s per node, an order above the
 whole idle budget.  But every node has about six neighbours whose links to it are open, and they already hear from it
-once a second.  So the *neighbours* watch it, closely and cheaply:
+every other second.  So the *neighbours* watch it, closely and cheaply:
 
-- A neighbour that has been silent for ``probe_silence_intervals`` (heartbeats come every second, so one of them is
-  missing) is pinged at once.  Beside that one neighbour in turn is pinged each
-  ``probe_interval_s``, which finds what heartbeats cannot show (they arrive, but nothing gets there) and measures the
-  round trip.
+- One neighbour in turn is pinged each ``probe_interval_s``.  As all six do so, a node is pinged once a second by one or
+  another, each at a time of its own; this finds a silent node sooner than the heartbeats, which go to all at once, and
+  what heartbeats cannot show (they arrive, but nothing gets there), and it measures the round trip.
+- A neighbour that has been silent for ``probe_silence_intervals`` (so a heartbeat is missing) is pinged at once.
 - No answer within ``probe_timeout_s``: ``indirect_probes`` other neighbours are asked.  A helper that has a link to the
   target pings it; one that has none may dial it, one such dial per ``probe_interval_s``.
 - A neighbour that hears of a suspicion pings the accused at once: the accused is told over that link first (the
   buddy notice is membership's, before the ping), and whoever gets no answer confirms the suspicion.
 
-So a silent crash is noticed by all six neighbours between one and three seconds later, independently, which is just
+So a silent crash is noticed by all six neighbours between one and four seconds later, independently, which is just
 what the accelerating suspicion needs; and a one-way fault between two nodes is noticed by one, which is not enough.
 A link that *breaks* is membership's business; here it leads to one redial, unless the overlay has already seen to it,
 for a refused connection is proof.
@@ -80,9 +80,6 @@ from .vivaldi import Coordinate, Vivaldi
 RELAYS_MAX: Final = 64
 #: A helper nacks before the asking node gives up waiting for it (memberlist's figure).
 _NACK_PART: Final = 0.8
-#: How many probe intervals between two pings in turn: heartbeats show that neighbours live, and the round trips of
-#: six of them are known well enough when each is measured every ten seconds.
-_TURN_INTERVALS: Final = 1.5
 #: For how many cold intervals a member that we cannot dial, though it lives, is left to others.
 _UNDIALLABLE_ROUNDS: Final = 10
 _NONE: Final = -1
@@ -136,7 +133,7 @@ class SwimCore:
         self._effects: list[Effect] = []
         # When each linked peer was last heard, in the order in which the links opened.
         self._heard: dict[NodeId, float] = {}
-        # The overlay's active view: who is expected to say something once a second.
+        # The overlay's active view: who is expected to send heartbeats.
         self._neighbors: dict[NodeId, None] = {}
         self._round: list[NodeId] = []
         self._cold_round: list[NodeId] = []
@@ -312,7 +309,7 @@ class SwimCore:
         for peer in [peer for peer in self._neighbors if self._heard.get(peer, self._now) < silent_since]:
             self._ping(peer)
         if self._now >= self._probe_at:
-            self._probe_at = self._now + _TURN_INTERVALS * self._config.probe_interval_s * patience * 0.95
+            self._probe_at = self._now + self._config.probe_interval_s * patience * 0.95
             if (target := self._next_linked()) is not None:
                 self._ping(target)
         if self._now >= self._cold_at:

@@ -86,7 +86,7 @@ def decode_probe(data: bytes) -> ProbeBody | None:
     Raises:
         RemoteProtocolError: It is not what the protocol allows.
     """
-    fields = _items(unpack_body(data, nodes_max=64, depth_max=4), 1, "probe", 64)
+    fields = _items(unpack_body(data, nodes_max=64, depth_max=None), 1, "probe", 64)
     kind = _integer(fields[0], 0, 255, "probe type")
     if kind > _NACK:
         return None

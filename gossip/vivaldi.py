@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import random
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from transport.errors import RemoteProtocolError
@@ -62,9 +62,12 @@ class Coordinate:
         return math.dist(self.place, other.place) + self.height + other.height
 
 
+_ORIGIN: Final = Coordinate()
+
+
 def pack_coordinate(coordinate: Coordinate) -> bytes:
     """The 22 bytes that travel."""
-    place = (value * _MS for value in coordinate.place)
+    place = [value * _MS for value in coordinate.place]
     return _PACKED.pack(*place, coordinate.height * _MS, coordinate.error, coordinate.adjustment * _MS)
 
 
@@ -110,8 +113,8 @@ class Vivaldi:
         filtered_s = max(self._filter(peer, round_trip_s), _ZERO)
         self._attract(other, filtered_s)
         self._adjust(other, filtered_s)
-        distance_s = Coordinate().distance_s(self.coordinate)
-        self._push(-((distance_s / _GRAVITY_RHO_S) ** 2), Coordinate())
+        distance_s = _ORIGIN.distance_s(self.coordinate)
+        self._push(-((distance_s / _GRAVITY_RHO_S) ** 2), _ORIGIN)
         if not all(map(math.isfinite, (*self.coordinate.place, self.coordinate.height))) or (
             max(map(abs, self.coordinate.place)) > _PLACE_S_MAX / 2 or self.coordinate.height > _PLACE_S_MAX / 2
         ):
@@ -134,7 +137,7 @@ class Vivaldi:
         wrongness = abs(distance_s - round_trip_s) / round_trip_s
         weight = me.error / max(me.error + other.error, _ZERO)
         error = _ERROR_GAIN * weight * wrongness + me.error * (1.0 - _ERROR_GAIN * weight)
-        self.coordinate = replace(me, error=min(error, ERROR_MAX))
+        self.coordinate = Coordinate(me.place, me.height, min(error, ERROR_MAX), me.adjustment)
         self._push(_FORCE_GAIN * weight * (round_trip_s - distance_s), other)
 
     def _adjust(self, other: Coordinate, round_trip_s: float) -> None:
@@ -142,16 +145,17 @@ class Vivaldi:
         self._next_sample = (self._next_sample + 1) % _ADJUSTMENT_WINDOW
         limit = _PLACE_S_MAX / 2
         adjustment = sum(self._samples) / (2.0 * _ADJUSTMENT_WINDOW)
-        self.coordinate = replace(self.coordinate, adjustment=max(-limit, min(limit, adjustment)))
+        me = self.coordinate
+        self.coordinate = Coordinate(me.place, me.height, me.error, max(-limit, min(limit, adjustment)))
 
     def _push(self, force: float, other: Coordinate) -> None:
         me = self.coordinate
         direction, distance = self._direction(me.place, other.place)
-        place = tuple(a + u * force for a, u in zip(me.place, direction, strict=True))
+        place = tuple([a + u * force for a, u in zip(me.place, direction, strict=True)])
         height = me.height
         if distance > _ZERO:
             height = max((height + other.height) * force / distance + height, _HEIGHT_MIN_S)
-        self.coordinate = replace(me, place=place, height=height)
+        self.coordinate = Coordinate(place, height, me.error, me.adjustment)
 
     def _direction(self, here: tuple[float, ...], there: tuple[float, ...]) -> tuple[list[float], float]:
         """The unit vector from ``there`` to ``here`` and their distance; any direction where they coincide."""

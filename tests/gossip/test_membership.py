@@ -114,7 +114,7 @@ def test_starting_beats_at_a_jittered_pace() -> None:
     """One heartbeat per link and interval, keyed so that a newer replaces an older."""
     node = Node("a", "b")
     node.feed(Started())
-    effects = node.fire(20.0)
+    effects = node.fire(20 * node.config.heartbeat_interval_s)
 
     beats = [e for e in effects if isinstance(e, Send) and e.key == "heartbeat" and e.peer == "a"]
     assert 17 <= len(beats) <= 22
@@ -123,10 +123,12 @@ def test_starting_beats_at_a_jittered_pace() -> None:
 
 
 def test_a_new_peer_is_news_for_all_others_and_hears_a_heartbeat() -> None:
-    """What our own link shows goes to everybody but the peer itself."""
+    """What our own link shows goes to everybody but the peer itself, which hears our details before all else."""
     node = Node("a")
     opened = node.link("b")
-    assert isinstance(node.said("b", opened)[0], Heartbeat)
+    introduction, heartbeat = node.said("b", opened)
+    assert introduction == News((node.core.me,))
+    assert isinstance(heartbeat, Heartbeat)
 
     later = node.fire(node.now + 0.05)
 
@@ -134,15 +136,27 @@ def test_a_new_peer_is_news_for_all_others_and_hears_a_heartbeat() -> None:
     assert told(node, "b", later) == []
 
 
+def test_large_metadata_does_not_introduce_us() -> None:
+    """The peer fetches it if it differs; an introduction of 256 KiB on every link would be too much."""
+    node = Node(forward_meta_bytes_max=10)
+    node.feed(MetaChanged(bytes(11)))
+
+    assert all(isinstance(body, Heartbeat) for body in node.said("b", node.link("b")))
+
+
 def test_a_link_outside_the_active_view_carries_nothing_but_what_concerns_its_peer() -> None:
-    """No heartbeats and no news of others; but its loss is evidence like any other's."""
+    """Once it is some seconds old: no heartbeats and no news of others.  A young one may become a neighbour's."""
     node = Node("b")
     node.feed(Started())
     node.link("c", neighbor=False)
     node.effects.clear()
 
     node.link("d")
+    assert told(node, "c", node.fire(node.now + 1.0)) == [("d", ALIVE)]
     node.fire(5.0)
+    node.effects.clear()
+    node.link("e")
+    node.fire(10.0)
 
     sent_to = [e.peer for e in node.effects if isinstance(e, Send)]
     assert "b" in sent_to
@@ -150,7 +164,7 @@ def test_a_link_outside_the_active_view_carries_nothing_but_what_concerns_its_pe
     node.feed(NeighborUp(NodeId("c")))
     node.feed(NeighborDown(NodeId("b")))
     node.effects.clear()
-    node.fire(8.0)
+    node.fire(15.0)
     sent_to = [e.peer for e in node.effects if isinstance(e, Send)]
     assert "c" in sent_to
     assert "b" not in sent_to
@@ -486,7 +500,7 @@ def test_whoever_we_believe_dead_is_told_on_contact() -> None:
     node.news(member("x", SUSPECT))
     node.now += 0.6
     node.news(member("x", DEAD))
-    assert told(node, "x", node.link("x")) == [("x", DEAD)]
+    assert told(node, "x", node.link("x")) == [("x", DEAD), ("m", ALIVE)]
 
     beat = Heartbeat(make_incarnation(LIFE), 0, 1)
     assert told(node, "x", node.hear("x", beat)) == []
@@ -731,3 +745,46 @@ def test_of_two_processes_with_one_name_and_life_one_gives_way() -> None:
                 assert "10.0.0.9:1 has this node id" in notices[0]
         ends[ours] = node.core.ended
     assert ends == {"10.0.0.5": True, "10.0.0.9": False}
+
+
+def test_news_in_a_storm_are_collected() -> None:
+    """The first go out at once, those that follow within the interval together at its end."""
+    node = Node("a")
+    node.fire(5.0)
+    node.effects.clear()
+    for name in ("b", "c", "d"):
+        node.news(member(name), peer="a")
+        node.link(name)
+        node.fire(node.now + 0.03)
+
+    bodies = [body for body in node.said("a") if isinstance(body, News)]
+    assert bodies == []
+    node.effects.clear()
+    node.fire(node.now + node.config.flush_interval_s)
+    (body,) = [body for body in node.said("b") if isinstance(body, News)]
+    assert [claim.node_id for claim in body.claims] == ["c", "d"]
+
+
+def test_who_knows_less_than_we_are_about_to_tell_is_told() -> None:
+    """An old claim about a node does not show that the peer has the details that we heard since."""
+    node = Node("a", "b")
+    old = Member(NodeId("x"), make_incarnation(LIFE), ALIVE)
+    node.news(replace(old, meta_version=1, meta=b"new"), peer="a")
+    node.news(old, peer="b")
+
+    (body,) = [body for body in node.said("b", node.fire(node.now + 0.5)) if isinstance(body, News)]
+
+    assert body.claims[0].meta == b"new"
+
+
+def test_who_said_the_same_meanwhile_is_not_told() -> None:
+    """Neither where it came as news nor where a table listed it."""
+    node = Node("a", "b", "c")
+    claim = Member(NodeId("x"), make_incarnation(LIFE), ALIVE)
+    node.news(claim, peer="a")
+    node.news(claim, peer="b")
+    node.hear("c", Digest("w", "y", (Entry(NodeId("x"), claim.incarnation, ALIVE, 0),)))
+
+    effects = node.fire(node.now + 0.5)
+
+    assert [told(node, peer, effects) for peer in ("a", "b", "c")] == [[], [], []]

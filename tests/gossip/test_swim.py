@@ -153,7 +153,7 @@ def test_a_ping_is_answered_with_our_place() -> None:
 
 
 def test_neighbours_are_pinged_in_turn() -> None:
-    """One in one and a half intervals, and each once before any is twice; others are not pinged."""
+    """One in each interval, and each once before any is twice; others are not pinged."""
     node = Node("a", "b", "c", "d")
     node.settled("a", "b", "c", "d")
     node.feed(NeighborDown(NodeId("d")))
@@ -164,7 +164,7 @@ def test_neighbours_are_pinged_in_turn() -> None:
         node.core.heard(NodeId("c"), node.now)
         turn += [peer for _, peer in pings(node.run(0.5, "a", "b", "c"))]
 
-    assert 6 <= len(turn) <= 8
+    assert 9 <= len(turn) <= 11
     assert sorted(turn[:3]) == sorted(turn[3:6]) == ["a", "b", "c"]
 
 
@@ -196,7 +196,7 @@ def test_silence_leads_to_a_ping_then_to_helpers_then_to_suspicion() -> None:
     effects = until(node, failed, "b", "c", "d", "e")
 
     assert failed(effects) == ["a"]
-    assert node.now - start <= 3.2
+    assert node.now - start <= 4.0
     assert node.core.awareness == 0
     assert node.core.counters["probes_failed"] == 1
 
