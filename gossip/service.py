@@ -471,6 +471,7 @@ class GossipService:
                 self._gossip_received(link, envelope)
             elif kind == _RELAY:
                 self.feed(Transit(link.peer.node_id, envelope), link)
+                self._touched(link)
             elif kind == _PARTING:
                 self._parting_heard(link, parting.decode(envelope.body))
             elif data is None:
@@ -491,11 +492,15 @@ class GossipService:
             self._data_handler(link, envelopes)
 
     def _used(self, link: Link) -> None:
+        """The peer sent something that parting keeps back: it has not stopped, or has begun again."""
+        if self._partings and self._partings.data_from(link.peer.node_id) is Act.RELEASE:
+            self.release(link)
+        self._touched(link)
+
+    def _touched(self, link: Link) -> None:
         """Tell the overlay now and then that a link is good for something."""
         peer = link.peer.node_id
         now = self._clock.monotonic()
-        if self._partings and self._partings.data_from(peer) is Act.RELEASE:
-            self.release(link)
         if now - self._used_at.get(peer, -math.inf) >= self._config.idle_link_s / 4:
             self._used_at[peer] = now
             self.feed(LinkUsed(peer))

@@ -203,6 +203,7 @@ async def test_a_node_that_cannot_be_dialled_is_reached_through_another(mesh: St
     assert b.name not in a.service.links
     assert life_of(a.links[b.name].peer.incarnation) == 1000
     assert c.statistic("relayed_envelopes") > 4
+    assert {a.name, b.name} <= c.service._used_at.keys()  # so that a relay's links are not closed as idle
     assert a.statistic("relay_links") == b.statistic("relay_links") == 1
 
 
