@@ -94,6 +94,12 @@ churn: $(RUN) ## Twenty nodes join, leave and are killed at random for ten minut
 churn-short: $(RUN) ## The same with eight nodes for thirty seconds
 	@$(BIN)/python -m chaos.churn --nodes 8 --duration 30
 
+.PHONY: durable-chaos durable-chaos-short
+durable-chaos: $(RUN) ## Kill the sender or the receiver of durable messages a hundred times
+	@$(BIN)/python -m chaos.durable --kills 100
+durable-chaos-short: $(RUN) ## The same ten times
+	@$(BIN)/python -m chaos.durable --kills 10
+
 .PHONY: sim sim-short
 sim: $(RUN) ## Every simulated scenario at full size with twenty fresh seeds; takes hours
 	@$(BIN)/mesh sim --scenario all --seeds 20 --bars

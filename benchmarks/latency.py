@@ -1,8 +1,8 @@
-"""Round trip of a request at one and at many at once, ours and NATS's, in turn: prints one JSON document.
+"""Round trip of a request at one and at many at once, ours, sealed or not, and NATS's: prints one JSON document.
 
     python benchmarks/latency.py --runs 5 --seconds 2
 
-Both do the same work (``mesh/bench/work.py``): two processes, 256 bytes there and back, mutual TLS, a handler that
+All do the same work (``mesh/bench/work.py``): two processes, 256 bytes there and back, mutual TLS, a handler that
 answers each request.
 """
 
@@ -24,10 +24,13 @@ _WARM_UP_S = 0.3
 
 
 async def measure(*, runs: int, run_s: float, payload_bytes: int, concurrencies: tuple[int, ...]) -> dict[str, Any]:
-    """For each concurrency take ``runs`` passes, each of ours and then of theirs, and compare the medians."""
+    """For each concurrency take ``runs`` passes of ours, sealed and not, and of theirs, and compare the medians."""
     document: dict[str, Any] = {"benchmark": "latency", "machine": await asyncio.to_thread(machine), "at": {}}
     async with Workers() as workers, contextlib.AsyncExitStack() as stack:
-        pairs = {"mesh": await start_mesh_pair(workers)}
+        pairs = {
+            "mesh": await start_mesh_pair(workers),
+            "mesh_not_sealed": await start_mesh_pair(workers, end_to_end=False),
+        }
         if nats_server():
             nats = await stack.enter_async_context(start_nats_pair(workers))
             pairs["nats"] = nats.pair
@@ -42,6 +45,7 @@ async def measure(*, runs: int, run_s: float, payload_bytes: int, concurrencies:
             row: dict[str, Any] = {
                 name: summary_of_round_trips(taken[name], payload_bytes, pair.tls) for name, pair in pairs.items()
             }
+            row["ratio_p50_of_sealed"] = round(row["mesh_not_sealed"]["p50_us"] / row["mesh"]["p50_us"], 2)
             if "nats" in row:
                 row["ratio_p50"] = round(row["nats"]["p50_us"] / row["mesh"]["p50_us"], 2)
                 row["ratio_p99"] = round(row["nats"]["p99_us"] / row["mesh"]["p99_us"], 2)

@@ -1,8 +1,8 @@
-"""Messages per second one way, ours and NATS's, in turn: prints one JSON document.
+"""Messages per second one way, ours, ours without end-to-end encryption, and NATS's, in turn: prints one JSON document.
 
     python benchmarks/throughput.py --runs 5 --seconds 2
 
-Both do the same work (``mesh/bench/work.py``): two processes, 256 bytes, mutual TLS, one ``await`` for each send, a
+All do the same work (``mesh/bench/work.py``): two processes, 256 bytes, mutual TLS, one ``await`` for each send, a
 handler for each message, numbers checked by the receiver.
 """
 
@@ -22,21 +22,28 @@ from mesh.processes import Workers
 
 
 async def measure(*, runs: int, run_s: float, payload_bytes: int) -> dict[str, Any]:
-    """Take ``runs`` passes, each of ours and then of theirs, and compare the medians."""
+    """Take ``runs`` passes, each of ours, sealed and not, and then of theirs, and compare the medians."""
     document: dict[str, Any] = {"benchmark": "throughput", "machine": await asyncio.to_thread(machine)}
     async with Workers() as workers, contextlib.AsyncExitStack() as stack:
         ours = await start_mesh_pair(workers)
+        clear = await start_mesh_pair(workers, end_to_end=False)
         theirs = await stack.enter_async_context(start_nats_pair(workers)) if nats_server() else None
         our_runs: list[OneWay] = []
+        clear_runs: list[OneWay] = []
         their_runs: list[OneWay] = []
         our_count = await sized(ours, payload_bytes, run_s)
         their_count = await sized(theirs.pair, payload_bytes, run_s) if theirs else 0
         server_cpu_s = theirs.server_cpu_s() if theirs else 0.0
         for _ in range(runs):
             our_runs.append(await ours.one_way(our_count, payload_bytes))
+            clear_runs.append(await clear.one_way(our_count, payload_bytes))
             if theirs is not None:
                 their_runs.append(await theirs.pair.one_way(their_count, payload_bytes))
         document["mesh"] = _summary(our_runs, payload_bytes, ours)
+        document["mesh_not_sealed"] = _summary(clear_runs, payload_bytes, clear)
+        document["ratio_of_sealed"] = round(
+            document["mesh"]["msgs_per_s"] / document["mesh_not_sealed"]["msgs_per_s"], 2
+        )
         if theirs is not None:
             document["nats"] = _of_nats(their_runs, payload_bytes, theirs, theirs.server_cpu_s() - server_cpu_s)
             ratios = [a.msgs_per_s / b.msgs_per_s for a, b in zip(our_runs, their_runs, strict=True)]

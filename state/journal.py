@@ -97,8 +97,11 @@ class Journal:
         self._tables = tuple(tables)
         self._loop = asyncio.get_running_loop()
         # Bounded by `wait_room`, which whoever takes in new work must ask first.
-        self._jobs: queue.SimpleQueue[_Unit | _Call | None] = queue.SimpleQueue()
+        self._waiting: deque[_Unit | _Call | None] = deque()
         self._queued_bytes = 0
+        # What the thread is at: one job at a time.  To wake it for each submission would cost more than the rest.
+        self._jobs: queue.SimpleQueue[list[_Unit] | _Call | None] = queue.SimpleQueue()
+        self._thread_is_busy = False
         self._room: deque[asyncio.Future[None]] = deque()
         self._thread = threading.Thread(target=self._run, name=f"journal {path.name}", daemon=True)
         self._ended = self._loop.create_future()
@@ -136,7 +139,7 @@ class Journal:
             self._loop.call_soon(done, error)
             return
         self._queued_bytes += size_bytes
-        self._jobs.put(_Unit(changes, size_bytes, done))
+        self._enqueue(_Unit(changes, size_bytes, done))
 
     async def commit(self, changes: Sequence[Change]) -> None:
         """The same for who can wait.
@@ -176,7 +179,7 @@ class Journal:
         """Do what was submitted, then close the file.  Idempotent."""
         if not self._closing:
             self._closing = True
-            self._jobs.put(None)
+            self._enqueue(None)
         await asyncio.shield(self._ended)
 
     def statistics(self) -> dict[str, int]:
@@ -185,8 +188,36 @@ class Journal:
 
     async def _call(self, function: Callable[[sqlite3.Connection], _T]) -> _T:
         future: asyncio.Future[_T] = self._loop.create_future()
-        self._jobs.put(_Call(function, future))
+        self._enqueue(_Call(function, future))
         return await future
+
+    def _enqueue(self, job: _Unit | _Call | None) -> None:
+        self._waiting.append(job)
+        if not self._thread_is_busy:
+            self._thread_is_busy = True
+            self._loop.call_soon(self._hand_over)  # with what else comes in this turn of the loop
+
+    def _hand_over(self) -> None:
+        """Give the thread its next job: all that was submitted meanwhile as one transaction, within bounds."""
+        waiting = self._waiting
+        units: list[_Unit] = []
+        changes = size_bytes = 0
+        while waiting and changes < GROUP_CHANGES_MAX and size_bytes < GROUP_BYTES_MAX:
+            unit = waiting[0]
+            if not isinstance(unit, _Unit):
+                break
+            waiting.popleft()
+            units.append(unit)
+            changes += len(unit.changes)
+            size_bytes += unit.size_bytes
+        if units:
+            self._jobs.put(units)
+        elif waiting:
+            job = waiting.popleft()
+            assert not isinstance(job, _Unit)
+            self._jobs.put(job)
+        else:
+            self._thread_is_busy = False
 
     # --- told by the thread -------------------------------------------------------------------------------------
 
@@ -197,6 +228,7 @@ class Journal:
             self.counters["changes"] += sum(len(unit.changes) for unit in units)
         else:
             self.counters["failed"] += 1
+        self._hand_over()  # before the callers: what they submit next is for the transaction after it
         for unit in units:
             self._queued_bytes -= unit.size_bytes
             unit.done(error)
@@ -205,6 +237,7 @@ class Journal:
                 _settle(future, None)
 
     def _called(self, call: _Call, result: object, error: StorageError | None) -> None:
+        self._hand_over()
         if not call.future.done():
             if error is not None:
                 call.future.set_exception(error)
@@ -234,23 +267,11 @@ class Journal:
             self._tell(_settle, self._ended, None)
 
     def _serve(self, connection: sqlite3.Connection) -> bool:
-        """Do what has been submitted as one transaction, or one call; returns whether that was the end."""
+        """Do one job; returns whether it was the end."""
         job = self._jobs.get()
-        units: list[_Unit] = []
-        changes = size_bytes = 0
-        while isinstance(job, _Unit):
-            units.append(job)
-            changes += len(job.changes)
-            size_bytes += job.size_bytes
-            if changes >= GROUP_CHANGES_MAX or size_bytes >= GROUP_BYTES_MAX:
-                break
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                break
-        if units:
-            self._tell(self._done, units, self._write(connection, units))
-        if isinstance(job, _Call):
+        if isinstance(job, list):
+            self._tell(self._done, job, self._write(connection, job))
+        elif isinstance(job, _Call):
             self._carry_out(connection, job)
         return job is None
 
@@ -296,7 +317,7 @@ class Journal:
             if isinstance(job, _Call):
                 self._tell(self._called, job, None, error)
             else:
-                self._tell(self._done, [job], error)
+                self._tell(self._done, job, error)
 
     def _tell(self, function: Callable[..., None], *arguments: object) -> None:
         # A loop that was closed without closing us has nobody left to tell.

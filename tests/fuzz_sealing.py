@@ -53,7 +53,7 @@ def sealed(data: bytes) -> object:
     return header.epoch, header.stream
 
 
-_OFFER = make_offer(_THEM, peer_of(_US), entropy("there"), NOW)
+_OFFER = make_offer(_THEM, peer_of(_US), entropy("there"))
 KEYS_SEEDS = (_OFFER.body, encode_unknown(b"sessions"))
 
 

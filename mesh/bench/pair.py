@@ -132,14 +132,20 @@ class WorkerPair:
         )
 
 
-async def start_mesh_pair(workers: Workers) -> WorkerPair:
+async def start_mesh_pair(workers: Workers, *, end_to_end: bool = True) -> WorkerPair:
     """Start two nodes in two processes, joined over mutual TLS on loopback.
+
+    Args:
+        workers: Where the processes run; one pair that seals messages end to end and one that does not fit in.
+        end_to_end: Whether they seal them, as nodes do unless told otherwise.
 
     Raises:
         MeshError: They could not be started, did not find each other, or let a stranger in.
     """
-    receiver = await workers.start("receiver", "mesh.bench.worker", node_settings(workers, "receiver"))
-    sender = await workers.start("sender", "mesh.bench.worker", node_settings(workers, "sender"))
+    receiver, sender = [
+        await workers.start(name, "mesh.bench.worker", node_settings(workers, name, end_to_end=end_to_end))
+        for name in (("receiver", "sender") if end_to_end else ("clear-receiver", "clear-sender"))
+    ]
     address = (await receiver.call("listen"))["address"]
     for worker in (receiver, sender):
         await worker.call("wait_members", count=2)
@@ -149,11 +155,12 @@ async def start_mesh_pair(workers: Workers) -> WorkerPair:
     return WorkerPair(receiver, sender, f"{version}, both sides authenticated")
 
 
-def node_settings(workers: Workers, node_id: str) -> dict[str, Any]:
+def node_settings(workers: Workers, node_id: str, *, end_to_end: bool = True) -> dict[str, Any]:
     """Settings of a node on loopback that shares the workers' data directory."""
     return {
         "node_id": node_id,
-        "network": "bench",
+        "network": "bench" if end_to_end else "bench-clear",
+        "messages": {"end_to_end": end_to_end},
         "data_dir": str(workers.path),
         "listen": "127.0.0.1:0",
         "mdns": False,

@@ -47,6 +47,7 @@ _REFUSED_FIRST_S: Final = 0.05
 _REFUSED_MAX_S: Final = 5.0
 
 _LIFE_BITS: Final = 26
+_PRIORITIES: Final = 4
 
 
 class StreamKey(NamedTuple):
@@ -265,6 +266,23 @@ class _Stream:
         self.retry_at = -math.inf
 
 
+class _Agent:
+    """The streams to one agent, and by priority those of which not all letters are under way."""
+
+    __slots__ = ("ready", "streams")
+
+    def __init__(self) -> None:
+        self.streams: dict[StreamKey, _Stream] = {}
+        self.ready: tuple[dict[StreamKey, _Stream], ...] = tuple({} for _ in range(_PRIORITIES))
+
+    def sort_in(self, key: StreamKey, stream: _Stream) -> None:
+        """How much of the stream is under way has changed."""
+        if stream.in_flight < len(stream.letters):
+            self.ready[key.priority][key] = stream
+        else:
+            self.ready[key.priority].pop(key, None)
+
+
 class Outbox:
     """All letters of a node.
 
@@ -277,7 +295,7 @@ class Outbox:
         self._config = config
         self._rng = rng
         self._budget = RetryBudget(per_s=config.retries_per_s, ratio=config.retry_ratio)
-        self._streams: dict[int, dict[StreamKey, _Stream]] = {}
+        self._agents: dict[int, _Agent] = {}
         self._deadlines: list[tuple[int, int, StreamKey]] = []
         self.size_bytes = 0
         self.count = 0
@@ -298,18 +316,21 @@ class Outbox:
 
     def add(self, letter: Letter) -> None:
         """Take a letter that is on disk and was reserved; in the order of their numbers."""
-        streams = self._streams.setdefault(letter.to_agent, {})
+        agent = self._agents.get(letter.to_agent)
+        if agent is None:
+            agent = self._agents[letter.to_agent] = _Agent()
         key = letter.key
-        stream = streams.get(key)
+        stream = agent.streams.get(key)
         if stream is None:
-            stream = streams[key] = _Stream(self._rng)
+            stream = agent.streams[key] = _Stream(self._rng)
         stream.letters.append(letter)
+        agent.sort_in(key, stream)
         self.count += 1
         heapq.heappush(self._deadlines, (letter.deadline_ms, letter.sequence, key))
 
     def agents(self) -> list[int]:
         """The agents that letters wait for."""
-        return list(self._streams)
+        return list(self._agents)
 
     # --- letters out --------------------------------------------------------------------------------------------
 
@@ -324,9 +345,9 @@ class Outbox:
             now: Seconds, monotonic.
             is_linked: Whether there is a link to a node.
         """
-        for _, stream in self._by_priority(agent_id):
+        for stream in self._ready(agent_id):
             index = stream.in_flight
-            if index >= len(stream.letters) or index >= IN_FLIGHT_MAX or now < stream.retry_at:
+            if index >= IN_FLIGHT_MAX or now < stream.retry_at:
                 continue
             target = self._target(stream, node_id, now, is_linked)
             if target is None or (target == stream.node_id and now < stream.refused_until):
@@ -349,7 +370,8 @@ class Outbox:
 
     def sent(self, step: Next) -> None:
         """That letter was given to the link to its node."""
-        stream = self._streams[step.letter.to_agent][step.letter.key]
+        agent, key = self._agents[step.letter.to_agent], step.letter.key
+        stream = agent.streams[key]
         if stream.node_id != step.node_id:
             stream.refused_until = -math.inf
         stream.node_id = step.node_id
@@ -357,23 +379,24 @@ class Outbox:
         stream.doubt_until = math.inf
         stream.in_flight += 1
         step.letter.sent += 1
+        agent.sort_in(key, stream)
 
     def wake_at(self, agent_id: int, now: float) -> float:
         """When :meth:`next_for` may have another letter though nothing happens; infinity: not before something does."""
         times = (
             at
-            for _, stream in self._by_priority(agent_id)
-            if stream.in_flight < len(stream.letters)
+            for stream in self._ready(agent_id)
             for at in (stream.retry_at, stream.refused_until, stream.doubt_until)
             if at > now
         )
         return min(times, default=math.inf)
 
-    def _by_priority(self, agent_id: int) -> Iterator[tuple[StreamKey, _Stream]]:
-        streams = self._streams.get(agent_id, {})
-        if len(streams) < 2:
-            return iter(streams.items())
-        return iter(sorted(streams.items(), key=lambda item: -item[0].priority))
+    def _ready(self, agent_id: int) -> Iterator[_Stream]:
+        """The agent's streams of which not all letters are under way, the highest priority first."""
+        agent = self._agents.get(agent_id)
+        if agent is not None:
+            for streams in reversed(agent.ready):
+                yield from streams.values()
 
     # --- answers ------------------------------------------------------------------------------------------------
 
@@ -391,7 +414,7 @@ class Outbox:
             events.append(Handled(letter))
         if events:
             stream.refusals.reset()
-        self._forget_if_empty(key, stream)
+        self._changed(key, stream)
         return events
 
     def failed(self, node_id: str, key: StreamKey, sequence: int, detail: str, now: float) -> list[OutboxEvent]:
@@ -407,6 +430,7 @@ class Outbox:
         backoff = Backoff(self._rng, first_s=self._config.retry_s, max_s=self._config.retry_s_max)
         wait_s = [backoff.next_s() for _ in range(letter.failures)][-1]
         stream.retry_at = now + wait_s + self._budget.withdraw_s(now)
+        self._changed(key, stream)
         return [Failed(letter)]
 
     def expired(self, node_id: str, key: StreamKey, sequence: int) -> list[OutboxEvent]:
@@ -427,14 +451,16 @@ class Outbox:
             stream.doubt = False
             stream.doubt_until = math.inf
             stream.refused_until = now + stream.refusals.next_s() + self._budget.withdraw_s(now)
+            self._changed(key, stream)
 
     def link_lost(self, node_id: str) -> None:
         """Whatever ``node_id`` has in its hands has to be sent again; it may have handled some of it."""
-        for streams in self._streams.values():
-            for stream in streams.values():
+        for agent in self._agents.values():
+            for key, stream in agent.streams.items():
                 if stream.node_id == node_id and stream.in_flight:
                     stream.in_flight = 0
                     stream.doubt = True
+                    agent.sort_in(key, stream)
 
     # --- time ---------------------------------------------------------------------------------------------------
 
@@ -447,7 +473,7 @@ class Outbox:
         events: list[OutboxEvent] = []
         while self._deadlines and self._deadlines[0][0] <= now_ms:
             _, sequence, key = heapq.heappop(self._deadlines)
-            stream = self._streams.get(key.to_agent, {}).get(key)
+            stream = self._stream(key)
             letter = self._find(stream, sequence)
             if stream is None or letter is None:
                 continue
@@ -462,8 +488,12 @@ class Outbox:
 
     def _of(self, node_id: str, key: StreamKey) -> _Stream | None:
         """The stream, if ``node_id`` is the one that was given it: nobody else can answer for it."""
-        stream = self._streams.get(key.to_agent, {}).get(key)
+        stream = self._stream(key)
         return stream if stream is not None and stream.node_id == node_id else None
+
+    def _stream(self, key: StreamKey) -> _Stream | None:
+        agent = self._agents.get(key.to_agent)
+        return agent.streams.get(key) if agent is not None else None
 
     @staticmethod
     def _find(stream: _Stream | None, sequence: int) -> Letter | None:
@@ -476,18 +506,21 @@ class Outbox:
     def _die(self, key: StreamKey, stream: _Stream, letter: Letter, reason: Reason, detail: str) -> Died:
         stream.letters.remove(letter)
         self._left(letter)
-        self._forget_if_empty(key, stream)
+        self._changed(key, stream)
         return Died(letter, reason, detail)
 
     def _left(self, letter: Letter) -> None:
         self.size_bytes -= letter.size_bytes
         self.count -= 1
 
-    def _forget_if_empty(self, key: StreamKey, stream: _Stream) -> None:
-        if not stream.letters:
-            streams = self._streams[key.to_agent]
-            del streams[key]
-            if not streams:
-                del self._streams[key.to_agent]
-            if not self._streams:
-                self._deadlines.clear()
+    def _changed(self, key: StreamKey, stream: _Stream) -> None:
+        """Letters have left the stream or come back; it is forgotten with its last one."""
+        agent = self._agents[key.to_agent]
+        agent.sort_in(key, stream)
+        if stream.letters:
+            return
+        del agent.streams[key]
+        if not agent.streams:
+            del self._agents[key.to_agent]
+        if not self._agents:
+            self._deadlines.clear()

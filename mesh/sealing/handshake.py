@@ -87,13 +87,12 @@ class OpenOffer(NamedTuple):
     """What the initiator keeps until the answer comes.  Its private share opens one answer; then drop it."""
 
     body: bytes
-    statement: bytes
+    offer_hash: bytes
     share: x25519.X25519PrivateKey
     peer: Peer
-    made_at: float
 
 
-def make_offer(identity: Identity, peer: Peer, entropy: Entropy, now: Moment) -> OpenOffer:
+def make_offer(identity: Identity, peer: Peer, entropy: Entropy) -> OpenOffer:
     """Offer ``peer`` a session."""
     share = x25519.X25519PrivateKey.from_private_bytes(entropy(SECRET_BYTES))
     statement = offer_statement(
@@ -109,7 +108,7 @@ def make_offer(identity: Identity, peer: Peer, entropy: Entropy, now: Moment) ->
         )
     )
     body = encode_offer(statement, _sign(identity, b"offer", statement))
-    return OpenOffer(body, statement, share, peer, now.monotonic)
+    return OpenOffer(body, _hash(statement), share, peer)
 
 
 def answer_offer(
@@ -166,7 +165,7 @@ def accept_answer(identity: Identity, offer: OpenOffer, signed: Signed, now: Mom
     assert isinstance(answer, Answer)
     if answer.suite != SUITE:
         raise refused(Reason.SUITE, f"{peer.node_id} answers in suite {answer.suite}, which was not offered")
-    offer_hash = _hash(offer.statement)
+    offer_hash = offer.offer_hash
     if answer.offer_hash != offer_hash:
         raise refused(Reason.UNEXPECTED, f"{peer.node_id} answers another offer than ours")
     expires_s = _check_signed(identity, b"answer", signed, peer, now)

@@ -11,7 +11,8 @@ side has to show that the offer was its own and fresh), *ready*.  Two rules carr
   somebody replayed.  To show it without having anything to say there is a body without content, :data:`CONFIRM`.
 - A new session never pushes out the old one before that: both open for a while, and traffic does not stop.
 
-When both offer at once, the offer of the smaller node id counts.
+When both offer at once, the offer of the smaller node id counts.  An offer that is said again gets the same answer
+again, so that neither slow links nor impatience make more sessions than one.
 """
 # core: no I/O
 
@@ -25,7 +26,7 @@ from transport.types import Lane
 from transport.wire import Kind
 
 from .chains import Limits
-from .codec import CONFIRM, Answer, Offer, Unknown, decode_keys, encode_unknown, read_header
+from .codec import CONFIRM, Answer, Offer, Signed, Unknown, decode_keys, encode_unknown, read_header
 from .handshake import Entropy, Identity, Moment, OpenOffer, Peer, accept_answer, answer_offer, make_offer
 from .reasons import Reason, refused
 from .session import Session
@@ -72,8 +73,9 @@ class Pairing:
         # The session before, which still opens what is under way, and until when.
         self._previous: Session | None = None
         self._previous_until = 0.0
-        # Of which the other side has shown nothing yet, and since when.
+        # Of which the other side has shown nothing yet, the offer that it came of, and our answer.
         self._answered: Session | None = None
+        self._answered_offer = self._answer = b""
         self._offer: OpenOffer | None = None
         self._attempt_at = now.monotonic
         self._is_wanted = False
@@ -179,17 +181,10 @@ class Pairing:
         if isinstance(said, Unknown):
             self._forget(said.session, now)
         elif said is not None and isinstance(said.content, Offer):
-            self._count_offer(now)
-            if self._is_waiting(now) and self._offer is not None and self._identity().node_id < self.peer.node_id:
-                return  # ours counts, and the other side answers it
-            body, session = answer_offer(self._identity(), said, self.peer, self._entropy, now, self._limits)
-            self.handshakes += 1
-            self._offer, self._answered = None, session
-            self._attempt_at = now.monotonic
-            self.outgoing.append((Kind.KEYS, body))
+            self._offer_received(said, now)
         elif said is not None and isinstance(said.content, Answer):
-            if self._offer is None:
-                return  # to an offer that was taken back in favour of the other side's
+            if self._offer is None or said.content.offer_hash != self._offer.offer_hash:
+                return  # to an offer that was taken back in favour of the other side's, or forgotten
             session = accept_answer(self._identity(), self._offer, said, now, self._limits)
             self.handshakes += 1
             self._offer = None
@@ -205,13 +200,33 @@ class Pairing:
                 return session
         return None
 
+    def _offer_received(self, said: Signed, now: Moment) -> None:
+        if self._offer is not None and self._identity().node_id < self.peer.node_id:
+            # Ours counts, and the other side answers it; said again in case it never arrived.
+            if now.monotonic - self._attempt_at >= ATTEMPT_S:
+                self._make_offer(now)
+            return
+        if self._answered is None or said.statement != self._answered_offer:
+            self._count_offer(now)
+            self._answer, self._answered = answer_offer(
+                self._identity(), said, self.peer, self._entropy, now, self._limits
+            )
+            self._answered_offer = said.statement
+            self.handshakes += 1
+        # The same offer again gets the same answer: another one would make another session of it.
+        self._offer = None
+        self._attempt_at = now.monotonic
+        self.outgoing.append((Kind.KEYS, self._answer))
+
     def _is_waiting(self, now: Moment) -> bool:
         """Whether something is under way that may yet lead to a session."""
         started = self._offer is not None or self._answered is not None or self._current is not None
         return started and now.monotonic - self._attempt_at < ATTEMPT_S
 
     def _make_offer(self, now: Moment) -> None:
-        self._offer = make_offer(self._identity(), self.peer, self._entropy, now)
+        """Offer a session; the same offer again if there was no answer yet, as a slow one would not fit another."""
+        if self._offer is None:
+            self._offer = make_offer(self._identity(), self.peer, self._entropy)
         self._attempt_at = now.monotonic
         self.outgoing.append((Kind.KEYS, self._offer.body))
 

@@ -30,6 +30,7 @@ def test_ours_and_nats_in_one_run(program: str, arguments: list[str]) -> None:
 
     rows = document if program == "throughput" else document["at"]["4"]
     assert rows["mesh"]["tls"] == rows["nats"]["tls"] == "TLSv1.3, both sides authenticated"
+    assert rows["ratio_of_sealed" if program == "throughput" else "ratio_p50_of_sealed"] > 0
     assert rows["ratio" if program == "throughput" else "ratio_p50"] > 0
     if program == "throughput":
         assert rows["mesh"]["lost"] == rows["nats"]["lost"] == 0

@@ -180,8 +180,9 @@ async def test_a_member_cannot_agree_on_keys_in_anothers_name(tmp_path: Path) ->
 async def test_a_member_that_offers_and_offers_is_cut(tmp_path: Path) -> None:
     """Key agreement costs the node signatures, so a member gets a ration of it."""
     async with town(tmp_path) as there, insider(there) as one:
-        one.pairing.want(moment())
-        ((kind, body),) = one.pairing.take_outgoing()
         for _ in range(40):
+            one.pairing._offer = None
+            one.pairing._make_offer(moment())
+            ((kind, body),) = one.pairing.take_outgoing()
             await one.say(kind, body)
         await _check_refused(there, one, "flooded")

@@ -100,7 +100,7 @@ async def test_closing_drains_and_later_calls_are_refused(tmp_path: Path) -> Non
 
     with pytest.raises(StorageError, match="is closed"):
         await journal.commit([("one", 1, b"late")])
-    assert threading.active_count() == before - 1
+    await eventually(lambda: threading.active_count() == before - 1)
     async with opened(tmp_path / "j.db") as again:
         assert len(await again.load("one")) == 100
 

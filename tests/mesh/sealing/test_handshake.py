@@ -35,7 +35,7 @@ def _signed(body: bytes) -> Signed:
 
 
 def _offer(frm: Identity = A, to: Identity = B, seed: str = "offer") -> OpenOffer:
-    return make_offer(frm, peer_of(to), entropy(seed), NOW)
+    return make_offer(frm, peer_of(to), entropy(seed))
 
 
 def _answer(body: bytes, me: Identity = B, peer: Peer | None = None, now: Moment = NOW) -> tuple[bytes, Session]:
@@ -222,7 +222,7 @@ def test_bad_certificates_are_refused_on_both_sides(bad: Identity) -> None:
     offer = _resigned_offer(signer, certificate=bad.certificate)
     assert _refusal_of_offer(offer) == Reason.CERTIFICATE
 
-    ours = make_offer(B, peer_of(A), entropy(), NOW)
+    ours = make_offer(B, peer_of(A), entropy())
     body, _ = answer_offer(A, _signed(ours.body), peer_of(B), entropy(), NOW, LIMITS)
     with pytest.raises(SealRefused) as refusal:
         _accept(ours, _resigned_answer(signer, body, certificate=bad.certificate), B)

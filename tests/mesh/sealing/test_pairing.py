@@ -109,14 +109,37 @@ def test_wanting_again_repeats_nothing_until_the_attempt_is_old() -> None:
 
 
 def test_a_lost_offer_of_the_smaller_node_does_not_block_the_other() -> None:
-    """An offer that found no answer in time no longer counts against the other side's."""
+    """When the other offers while ours has had no answer for a while, ours is said again."""
     couple = Couple()
     couple.a.want(NOW)
     couple.a.take_outgoing()
-    couple.b.want(later(ATTEMPT_S))
-    couple.settle(later(ATTEMPT_S))
+    couple.b.want(later(ATTEMPT_S / 2))
+    assert couple.carry(couple.b, later(ATTEMPT_S / 2)) == [Kind.KEYS]
+    assert couple.a.take_outgoing() == []
+    couple.b.want(later(ATTEMPT_S * 2))
+    couple.settle(later(ATTEMPT_S * 2))
 
-    assert _works(couple, later(ATTEMPT_S))
+    assert _works(couple, later(ATTEMPT_S * 2))
+
+
+def test_a_slow_link_makes_one_session() -> None:
+    """Where the answer takes longer than patience lasts the offer is repeated, and each time answered alike."""
+    couple = Couple()
+    offers, answers = [], []
+    for second in range(4):
+        couple.a.want(later(second))
+        offers += couple.a.take_outgoing()
+    for kind, body in offers:
+        receive(couple.b, kind, body, later(4))
+        answers += couple.b.take_outgoing()
+    for kind, body in answers:
+        receive(couple.a, kind, body, later(5))
+    couple.settle(later(5))
+
+    assert len(offers) == len(answers) == 4
+    assert len(set(offers)) == len(set(answers)) == 1
+    assert _works(couple, later(5))
+    assert (couple.a.handshakes, couple.b.handshakes) == (1, 1)
 
 
 def test_an_answer_to_an_offer_taken_back_is_ignored() -> None:
@@ -149,14 +172,22 @@ def test_a_replayed_offer_pushes_nothing_out() -> None:
     assert _works(couple)
 
 
-def test_a_replayed_answer_is_refused() -> None:
-    """An answer fits one offer of one run."""
+def test_a_replayed_answer_changes_nothing() -> None:
+    """An answer fits one offer of one run; later it is nobody's."""
     couple = Couple()
     couple.a.want(NOW)
     couple.carry(couple.a)
-    old = couple.b.take_outgoing()
-    couple.a.want(later(ATTEMPT_S))
-    assert _refusal(couple.a, *old[0], later(ATTEMPT_S)) == Reason.UNEXPECTED
+    ((kind, answer),) = couple.b.take_outgoing()
+    receive(couple.a, kind, answer)
+    couple.settle()
+    receive(couple.a, kind, answer)
+    now = later(3_600)
+    _seal(couple.a, now=now)
+    receive(couple.a, kind, answer, now)
+    couple.settle(now)
+
+    assert _works(couple, now)
+    assert couple.a.handshakes == 2
 
 
 def test_offers_are_rationed() -> None:
