@@ -24,6 +24,9 @@ def sim(
         str, typer.Option("--scenario", help="What happens; see --list. `all`: every one.")
     ] = "steady-random",
     nodes: Annotated[int | None, typer.Option("--nodes", min=1, max=100_000, help="How many nodes.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="As many nodes as the bars are meant for, mostly 1,000.")
+    ] = False,
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Repeats a run exactly; default: a new one.")
     ] = None,
@@ -49,7 +52,9 @@ def sim(
         _list(as_json=as_json)
         return
     first = secrets.randbelow(_SEED_MAX) if seed is None else seed
-    plans = [_read(replay)] if replay is not None else _plans(scenario, nodes, range(first, first + seeds), warm)
+    plans = (
+        [_read(replay)] if replay is not None else _plans(scenario, nodes, range(first, first + seeds), warm, full=full)
+    )
     reports = []
     for plan in plans:
         report = _run(plan, events, wall_limit)
@@ -69,21 +74,21 @@ def _list(*, as_json: bool) -> None:
     from .scenarios import SCENARIOS
 
     if as_json:
-        entries = [{"name": s.name, "about": s.about, "nodes": s.nodes} for s in SCENARIOS.values()]
+        entries = [{"name": s.name, "about": s.about, "nodes": s.nodes, "full": s.full} for s in SCENARIOS.values()]
         print(json.dumps({"scenarios": entries}, indent=2))
     else:
         for entry in SCENARIOS.values():
             print(f"{entry.name:20} {entry.nodes:5} nodes  {entry.about}")
 
 
-def _plans(name: str, nodes: int | None, seeds: range, warm_s: float | None) -> list[Plan]:
+def _plans(name: str, nodes: int | None, seeds: range, warm_s: float | None, *, full: bool = False) -> list[Plan]:
     from .scenarios import SCENARIOS, Options
 
     entries = list(SCENARIOS.values()) if name == "all" else [SCENARIOS[name]] if name in SCENARIOS else []
     if not entries:
         raise typer.BadParameter(f"there is no scenario {name!r}; mesh sim --list shows them")
     return [
-        entry.plan(Options(entry.nodes if nodes is None else nodes, seed, warm_s))
+        entry.plan(Options(nodes or (entry.full if full else entry.nodes), seed, warm_s))
         for entry in entries
         for seed in seeds
     ]

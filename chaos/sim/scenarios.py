@@ -44,6 +44,8 @@ class Scenario:
     nodes: int
     """How many nodes it has unless told otherwise."""
     build: Callable[[_Draft], None]
+    full: int = 1000
+    """How many nodes its bars are meant for."""
 
     def plan(self, options: Options) -> Plan:
         """Draw the plan."""
@@ -471,7 +473,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         Scenario("burst", "everybody broadcasts at once, twice", 100, _burst),
         Scenario("loss-2", "2 % of the messages vanish", 100, _loss_2),
         Scenario("loss-2-tcp", "2 % of the messages are late by a retransmission", 100, _loss_tcp),
-        Scenario("unruly", "messages arrive twice and out of order, clocks differ by 1 %", 100, _unruly),
+        Scenario("unruly", "messages arrive twice and out of order, clocks differ by 1 %", 100, _unruly, full=128),
         Scenario("mass-kill-50", "half of the nodes are killed at once", 100, _mass_kill(0.5, cold=False)),
         Scenario("mass-kill-80", "80 % are killed at once", 100, _mass_kill(0.8, cold=False)),
         Scenario("mass-kill-90", "90 % are killed at once", 100, _mass_kill(0.9, cold=False)),
@@ -481,8 +483,8 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         Scenario("kill-one", "single nodes are killed, connections reset", 100, _kill_one(silent=False)),
         Scenario("kill-one-silent", "single nodes lose power", 100, _kill_one(silent=True)),
         Scenario("leave", "nodes leave in order", 100, _leave),
-        Scenario("frozen-16s", "a quarter stands still 16 s, runs 64 ms, for 90 s", 128, _frozen(16.0)),
-        Scenario("frozen-4s", "a quarter stands still 4 s, runs 64 ms, for 90 s", 128, _frozen(4.0)),
+        Scenario("frozen-16s", "a quarter stands still 16 s, runs 64 ms, for 90 s", 128, _frozen(16.0), full=128),
+        Scenario("frozen-4s", "a quarter stands still 4 s, runs 64 ms, for 90 s", 128, _frozen(4.0), full=128),
         Scenario("false-deaths-1", "1 % of the messages vanish for 10 minutes", 100, _loss_long(0.01)),
         Scenario("false-deaths-5", "5 % of the messages vanish for 10 minutes", 100, _loss_long(0.05)),
         Scenario("partition-half", "two halves for 10 minutes, then healed", 100, _partition_half),
@@ -491,12 +493,16 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         Scenario("partition-one-way", "nothing gets from one half to the other", 100, _partition_one_way),
         Scenario("partition-isolated", "one node alone for a minute", 100, _partition_isolated),
         Scenario("broken-pair", "two nodes cannot reach each other, everybody else can", 100, _broken_pair),
-        Scenario("flapping", "ever other halves part and meet again within seconds", 100, _flapping),
-        Scenario("join-at-once", "all join at the same moment", 100, _join_at_once),
+        Scenario("flapping", "ever other halves part and meet again within seconds", 100, _flapping, full=128),
+        Scenario("join-at-once", "all join at the same moment", 100, _join_at_once, full=100),
         Scenario("join-ramp", "all join within 10 s", 100, _join_ramp),
-        Scenario("rolling-restarts", "20 rounds of restarts, a tenth at a time", 100, _rolling(new_ids=False)),
-        Scenario("rolling-new-ids", "the same, but each restart has a new node id", 100, _rolling(new_ids=True)),
-        Scenario("idle", "nothing happens: what does that cost?", 100, _idle_cost),
-        Scenario("chaos", "random faults of every kind, then calm", 50, _chaos),
+        Scenario(
+            "rolling-restarts", "20 rounds of restarts, a tenth at a time", 100, _rolling(new_ids=False), full=400
+        ),
+        Scenario(
+            "rolling-new-ids", "the same, but each restart has a new node id", 100, _rolling(new_ids=True), full=400
+        ),
+        Scenario("idle", "nothing happens: what does that cost?", 100, _idle_cost, full=256),
+        Scenario("chaos", "random faults of every kind, then calm", 50, _chaos, full=128),
     )
 }

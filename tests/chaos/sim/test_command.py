@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import chaos.sim.command
 import mesh.cli.app
+from chaos.sim.command import _plans
 from chaos.sim.scenarios import SCENARIOS
 
 
@@ -152,3 +153,14 @@ def test_violations_and_missed_bars_are_failures(tmp_path: Path) -> None:
 def chaos_options() -> chaos.sim.scenarios.Options:
     """Of a small network."""
     return chaos.sim.scenarios.Options(4, 1)
+
+
+def test_full_size_is_what_the_bars_are_meant_for() -> None:
+    """Unless a number of nodes is given, which wins."""
+    sizes = {entry["name"]: entry["full"] for entry in json.loads(mesh_sim("--list", "--json"))["scenarios"]}
+    assert (sizes["steady-random"], sizes["frozen-4s"], sizes["idle"]) == (1000, 128, 256)
+
+    document = json.loads(mesh_sim("--scenario", "leave", "--full", "--nodes", "4", "--warm", "0", "--json"))
+
+    assert document["nodes"] == 4
+    assert [plan.nodes for plan in _plans("idle", None, range(1), None, full=True)] == [256]
