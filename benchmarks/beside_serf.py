@@ -220,6 +220,8 @@ def main() -> None:
         document = asyncio.run(_run(arguments))
     except MeshError as error:
         sys.exit(f"beside_serf: {error}")
+    except asyncio.CancelledError:
+        sys.exit("beside_serf: was told to end; every process was ended")
     print(json.dumps(document, indent=2))
 
 

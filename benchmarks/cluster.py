@@ -214,6 +214,8 @@ def main() -> None:
         document = asyncio.run(_run(arguments))
     except MeshError as error:
         sys.exit(f"cluster: {error}")
+    except asyncio.CancelledError:
+        sys.exit("cluster: was told to end; every process was ended")
     print(json.dumps(document, indent=2))
 
 
