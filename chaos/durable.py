@@ -26,6 +26,8 @@ from transport.errors import MeshError
 _CLOCK: Final = SystemClock()
 _PAUSE_S: Final = (0.05, 1.0)
 _FINISH_S: Final = 120.0
+_OUTBOX_BYTES: Final = 2 * 1024 * 1024
+"""Some eight thousand messages."""
 
 
 @dataclass(slots=True)
@@ -97,7 +99,13 @@ class DurableRun:
         judge(self.report, self._lines("sender"), self._lines("receiver"))
 
     async def _start(self, side: str) -> None:
-        shared = {"listen": "127.0.0.1:0", "mdns": False, "preset": "local", "data_dir": str(self._workers.path)}
+        shared: dict[str, Any] = {
+            "listen": "127.0.0.1:0",
+            "mdns": False,
+            "preset": "local",
+            "data_dir": str(self._workers.path),
+            "messages": {"outbox_bytes_max": _OUTBOX_BYTES},
+        }
         settings = {
             "node_id": side,
             "shared": shared,
@@ -105,7 +113,8 @@ class DurableRun:
             "agents": self._agents if side == "sender" else 0,
         }
         self._sides[side] = await self._workers.start(side, "chaos.durable_host", settings)
-        await self._sides[side].call("stats")  # it runs; a process that is killed while it starts has nothing to lose
+        # Now it runs; a process that is killed while it starts has nothing to lose.
+        await self._sides[side].call("stats", answer_within_s=_FINISH_S)
 
     async def _kill(self, side: str) -> None:
         self._sides[side].kill()

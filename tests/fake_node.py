@@ -7,9 +7,9 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from mesh.errors import AgentIdInUse, RequestTimeout, UnknownAgent
+from mesh.errors import AgentIdInUse, RequestTimeout, UnknownAgent, UnknownLetter
 from mesh.events import MeshEvent, NodeJoined
-from mesh.types import AgentInfo, AgentMessage, AgentNode, DeliveryStatus, MessageType, NodeStatus, Receipt
+from mesh.types import AgentInfo, AgentMessage, AgentNode, DeadLetter, DeliveryStatus, MessageType, NodeStatus, Receipt
 
 Handler = Callable[[AgentMessage], Awaitable[bytes | None]]
 
@@ -46,6 +46,7 @@ class FakeNode:
     def __init__(self, node_id: str = "n1") -> None:
         self.handlers: dict[int, Handler] = {}
         self.subscribed: dict[str, dict[str | None, Handler]] = {}
+        self.letters: dict[int, AgentMessage] = {}
         self.infos: list[AgentInfo] = []
         self.happened: asyncio.Queue[MeshEvent] = asyncio.Queue()
         self.left = 0
@@ -92,10 +93,36 @@ class FakeNode:
         return self.handlers[agent_id]
 
     async def send(
-        self, to_agent: int, payload: bytes, *, from_agent: int = 0, ack: bool = False, timeout: float | None = None
+        self,
+        to_agent: int,
+        payload: bytes,
+        *,
+        from_agent: int = 0,
+        ack: bool = False,
+        durable: bool = False,
+        deadline: float | None = None,
+        timeout: float | None = None,
     ) -> Receipt:
-        await self._handler(to_agent)(self._message(to_agent, MessageType.COMMAND, payload, from_agent))
+        message = self._message(to_agent, MessageType.COMMAND, payload, from_agent)
+        if durable:
+            self.letters[2**60 + len(self.letters)] = message
+            return Receipt(f"n1/durable/{deadline}", DeliveryStatus.STORED, self._node_id)
+        await self._handler(to_agent)(message)
         return Receipt("n1/1/1", DeliveryStatus.DELIVERED if ack else DeliveryStatus.SENT, self._node_id)
+
+    def dead_letters(self) -> Sequence[DeadLetter]:
+        return [
+            DeadLetter(letter_id, "failed", "ValueError: no", 5, 9, False, message)
+            for letter_id, message in self.letters.items()
+        ]
+
+    async def replay(self, letter_id: int, *, deadline: float | None = None, timeout: float | None = None) -> Receipt:
+        await self.drop(letter_id)
+        return Receipt(f"n1/durable/{deadline}", DeliveryStatus.STORED, self._node_id)
+
+    async def drop(self, letter_id: int) -> None:
+        if self.letters.pop(letter_id, None) is None:
+            raise UnknownLetter(f"no dead letter {letter_id}")
 
     async def request(
         self, to_agent: int, payload: bytes, *, from_agent: int = 0, timeout: float | None = None

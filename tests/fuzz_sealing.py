@@ -37,7 +37,9 @@ def _session(*, initiator: bool) -> Session:
 def _sealed() -> dict[bytes, bytes]:
     theirs = _session(initiator=True)
     contents = (b"", b"first", b"second" * 20, b"third", b"fourth")
-    return {theirs.seal(32 + lane, lane, content, NOW.monotonic): content for lane, content in enumerate(contents)}
+    return {
+        theirs.sealing.seal(32 + lane, lane, content, NOW.monotonic): content for lane, content in enumerate(contents)
+    }
 
 
 _GENUINE = _sealed()

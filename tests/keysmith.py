@@ -147,7 +147,7 @@ class Couple:
 def receive(side: Pairing, kind: Kind, body: bytes, now: Moment = NOW) -> None:
     """Hand an envelope to a pairing."""
     if kind is Kind.SEALED:
-        side.open(body, now)
+        side.open(body, now.monotonic)
     else:
         assert kind is Kind.KEYS
         side.keys_received(body, now)

@@ -73,6 +73,11 @@ def nested(depth: int) -> bytes:
 
 def crashers() -> dict[str, bytes]:
     """Updates known to end a process, to silence a writer, to loop or to eat memory (research, section 8)."""
+    return _overruns() | _misplaced()
+
+
+def _overruns() -> dict[str, bytes]:
+    """Depths, clocks, lengths and counts beyond what there is."""
     ok = entry(NULL)
     gc = b"\x00"
     return {
@@ -109,6 +114,13 @@ def crashers() -> dict[str, bytes]:
         "client-of-54-bits": update([ok], client=2**53),
         "client-twice": varint(2) + (varint(1) + varint(CLIENT) + varint(0) + ok) * 2 + b"\x00",
         "client-without-block": varint(1) + varint(0) + varint(CLIENT) + varint(0) + b"\x00",
+    }
+
+
+def _misplaced() -> dict[str, bytes]:
+    """References and deletions out of place, contents and texts that may not be, and what is too large or cut."""
+    ok = entry(NULL)
+    return {
         "refers-to-itself": update([b"\x88" + reference(CLIENT, 0) + varint(1) + NULL]),
         "refers-forward": update([b"\x88" + reference(CLIENT, 1) + varint(1) + NULL, ok]),
         "refers-to-a-hole": update([b"\x88" + reference(99, 5) + varint(1) + NULL]),

@@ -12,6 +12,9 @@ from .output import print_json
 from .values import payload, plain, seconds, shown_payload
 
 Agent = Annotated[int, typer.Argument(min=0, help="Id of the agent to send to.")]
+Deadline = Annotated[
+    str | None, typer.Option("--deadline", help="How long a durable message may wait, e.g. 1h.", show_default="1h")
+]
 Text = Annotated[str, typer.Argument(help="What to send; - reads standard input.")]
 
 
@@ -19,6 +22,10 @@ def send(
     agent: Agent,
     text: Text,
     ack: Annotated[bool, typer.Option("--ack", help="Wait until the agent has it.")] = False,
+    durable: Annotated[
+        bool, typer.Option("--durable", help="Store it; send it until the agent has handled it.")
+    ] = False,
+    deadline: Deadline = None,
     timeout: Timeout = "5s",
     from_agent: FromAgent = 0,
     data_dir: DataDir = None,
@@ -28,14 +35,23 @@ def send(
 ) -> None:
     """Send a message to an agent.
 
-    Example: mesh send 7 "start the report" --ack
+    Example: mesh send 7 "start the report" --durable --deadline 2d
     """
     with reported(as_json=as_json), connect(data_dir, network, node_id) as client:
         receipt = client.call(
-            "send", timeout_s=seconds(timeout), agent=agent, ack=ack, from_agent=from_agent, **payload(text)
+            "send",
+            timeout_s=seconds(timeout),
+            agent=agent,
+            ack=ack,
+            durable=durable,
+            deadline_s=seconds(deadline) if deadline is not None else None,
+            from_agent=from_agent,
+            **payload(text),
         )
         if as_json:
             print_json(receipt)
+        elif durable:
+            print(f"stored as {plain(receipt['message_id'])}")
         else:
             print(f"{receipt['status']} to agent {agent} on {plain(receipt['node_id'])}")
 

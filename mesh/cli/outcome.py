@@ -40,6 +40,7 @@ from mesh.errors import (
     TokenError,
     TokenMalformed,
     UnknownAgent,
+    UnknownLetter,
     UnknownNode,
 )
 
@@ -71,6 +72,7 @@ _CODES: Final[tuple[tuple[type[BaseException], ExitCode], ...]] = (
     (NodeNotRunning, ExitCode.NOT_FOUND),
     (UnknownNode, ExitCode.NOT_FOUND),
     (UnknownAgent, ExitCode.NOT_FOUND),
+    (UnknownLetter, ExitCode.NOT_FOUND),
 )
 
 

@@ -6,6 +6,7 @@ A new command is one method here, one line in :data:`CALLS` or :data:`STREAMS`, 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -17,6 +18,7 @@ from .target import ControlTarget
 from .values import (
     Json,
     agent_document,
+    dead_letter_document,
     event_document,
     message_document,
     node_document,
@@ -33,6 +35,8 @@ LISTEN_MESSAGES_MAX: Final = 1_000
 _TEMPORARY_AGENT_BASE: Final = 1 << 48
 
 _AGENT_ID_MAX: Final = (1 << 64) - 1
+
+_LETTER_DIGITS_MAX: Final = 20
 
 
 class Arguments:
@@ -65,6 +69,18 @@ class Arguments:
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise InvalidMessage(f"{key} must be between {low:g} and {high:g} seconds, not {value!r}")
         return float(value)
+
+    def seconds_or_none(self, key: str) -> float | None:
+        """A duration that may be given; its bounds are the node's business."""
+        value = self._values.get(key)
+        return None if value is None else self.seconds(key, 0.0, 0.0, math.inf)
+
+    def letter(self) -> int:
+        """The id of a dead letter, as text: it is beyond what a JSON number holds exactly."""
+        text = self.text("letter") or ""
+        if not text.isascii() or not text.isdigit() or len(text) > _LETTER_DIGITS_MAX:
+            raise InvalidMessage(f"letter must be the id of a dead letter, not {text!r}")
+        return int(text)
 
     def flag(self, key: str) -> bool:
         """A yes or no; no if not given."""
@@ -136,9 +152,31 @@ async def _send(target: ControlTarget, arguments: Arguments) -> Json:
         arguments.payload(),
         from_agent=arguments.agent_or("from_agent", 0),
         ack=arguments.flag("ack"),
+        durable=arguments.flag("durable"),
+        deadline=arguments.seconds_or_none("deadline_s"),
         timeout=arguments.timeout_s,
     )
     return receipt_document(receipt)
+
+
+async def _dead_letters(target: ControlTarget, arguments: Arguments) -> AsyncIterator[Json]:
+    """A stream, because all of them would not fit a line."""
+    del arguments
+    for letter in target.dead_letters():
+        yield dead_letter_document(letter)
+
+
+async def _replay(target: ControlTarget, arguments: Arguments) -> Json:
+    receipt = await target.replay(
+        arguments.letter(), deadline=arguments.seconds_or_none("deadline_s"), timeout=arguments.timeout_s
+    )
+    return receipt_document(receipt)
+
+
+async def _drop(target: ControlTarget, arguments: Arguments) -> Json:
+    letter_id = arguments.letter()
+    await target.drop(letter_id)
+    return {"dropped": str(letter_id)}
 
 
 async def _request(target: ControlTarget, arguments: Arguments) -> Json:
@@ -229,7 +267,9 @@ CALLS: Final[Mapping[str, Call]] = {
     "broadcast": _broadcast,
     "publish": _publish,
     "invite": _invite,
+    "replay": _replay,
+    "drop": _drop,
 }
 
 #: Requests with answers until the client goes away.
-STREAMS: Final[Mapping[str, Stream]] = {"events": _events, "listen": _listen}
+STREAMS: Final[Mapping[str, Stream]] = {"events": _events, "listen": _listen, "dead_letters": _dead_letters}

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Any, Protocol
 
 from mesh.events import MeshEvent
-from mesh.types import AgentInfo, AgentMessage, AgentNode, Receipt
+from mesh.types import AgentInfo, AgentMessage, AgentNode, DeadLetter, Receipt
 
 
 class Registration(Protocol):
@@ -66,9 +66,29 @@ class ControlTarget(Protocol):
         ...
 
     async def send(
-        self, to_agent: int, payload: bytes, *, from_agent: int = 0, ack: bool = False, timeout: float | None = None
+        self,
+        to_agent: int,
+        payload: bytes,
+        *,
+        from_agent: int = 0,
+        ack: bool = False,
+        durable: bool = False,
+        deadline: float | None = None,
+        timeout: float | None = None,
     ) -> Receipt:
         """Send one message."""
+        ...
+
+    def dead_letters(self) -> Sequence[DeadLetter]:
+        """Durable messages of this node that were given up."""
+        ...
+
+    async def replay(self, letter_id: int, *, deadline: float | None = None, timeout: float | None = None) -> Receipt:
+        """Send one of them once more."""
+        ...
+
+    async def drop(self, letter_id: int) -> None:
+        """Forget one of them."""
         ...
 
     async def request(

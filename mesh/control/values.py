@@ -22,7 +22,7 @@ from mesh.events import (
     PartitionDetected,
     PartitionHealed,
 )
-from mesh.types import AgentInfo, AgentMessage, AgentNode, Receipt
+from mesh.types import AgentInfo, AgentMessage, AgentNode, DeadLetter, Receipt
 
 Json = dict[str, Any]
 
@@ -62,6 +62,19 @@ def receipt_document(receipt: Receipt) -> Json:
         "status": receipt.status.value,
         "node_id": receipt.node_id,
         "nodes": receipt.nodes,
+    }
+
+
+def dead_letter_document(letter: DeadLetter) -> Json:
+    """A durable message that was given up.  Its id is text: it is beyond what a JSON number holds exactly."""
+    return {
+        "letter_id": str(letter.letter_id),
+        "reason": letter.reason,
+        "detail": letter.detail,
+        "failures": letter.failures,
+        "died_at": letter.died_at,
+        "is_uncertain": letter.is_uncertain,
+        "message": message_document(letter.message),
     }
 
 

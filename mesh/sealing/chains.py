@@ -223,7 +223,8 @@ class OpeningChain:
             SealRefused: It is old, replayed or forged.
         """
         _, stream, _, number, counter = header
-        self.erase_old(now)
+        if self._previous is not None:
+            self.erase_old(now)
         epoch = self._current
         if number != epoch.number:
             epoch = self._find(number)

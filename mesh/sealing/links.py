@@ -81,16 +81,20 @@ class SealedLink:
     Args:
         inner: The link itself.
         pairing: Its keys.
-        now: Reads both clocks.
+        clock: Tells the time.
     """
 
-    def __init__(self, inner: Link, pairing: Pairing, now: Callable[[], Moment]) -> None:
+    def __init__(self, inner: Link, pairing: Pairing, clock: Clock) -> None:
         self.inner = inner
         self.pairing = pairing
-        self._now = now
+        self._clock = clock
+        self._monotonic = clock.monotonic
         # Who waits for keys, once they or the link's end are there.
-        self._waiting: list[asyncio.Future[None]] = []
+        self.waiting: list[asyncio.Future[None]] = []
         self.sealed = 0
+
+    def _now(self) -> Moment:
+        return Moment(self._monotonic(), self._clock.wall())
 
     @property
     def peer(self) -> PeerInfo:
@@ -129,18 +133,18 @@ class SealedLink:
 
     def send(self, envelope: Envelope, lane: Lane, *, key: str | None = None) -> SendOutcome:
         """See :meth:`transport.link.Link.send`; full as long as there are no keys."""
-        if not self.inner.is_open:
-            return SendOutcome.CLOSED
-        now = self._now()
         kind, ttl, source, target, body = envelope
-        sealed = self.pairing.seal(kind, lane, body, now)
+        sealed = self.pairing.seal(kind, lane, body, self._monotonic())
         if sealed is None:
-            self.pairing.want(now)
+            if not self.inner.is_open:
+                return SendOutcome.CLOSED
+            self.pairing.want(self._now())
             self.flush()
             return SendOutcome.FULL
         self.sealed += 1
         outcome = self.inner.send(_new_tuple(Envelope, (Kind.SEALED, ttl, source, target, sealed)), lane, key=key)
-        self.flush()
+        if self.pairing.outgoing:
+            self.flush()
         return outcome
 
     def ask_turn(self, fill: Callable[[], None]) -> bool:
@@ -153,25 +157,24 @@ class SealedLink:
             self.pairing.want(self._now())
             self.flush()
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(future)
+            self.waiting.append(future)
             try:
                 # An offer that found no answer is repeated.
                 await asyncio.wait([future], timeout=ATTEMPT_S)
             finally:
-                if future in self._waiting:
-                    self._waiting.remove(future)
+                if future in self.waiting:
+                    self.waiting.remove(future)
         await self.inner.wait_writable(lane)
 
     def flush(self) -> None:
         """Send what key agreement wants sent."""
-        if self.pairing.outgoing:
-            for kind, body in self.pairing.take_outgoing():
-                # Without room for it the link is about to end; until then the next attempt repeats it.
-                self.inner.send(Envelope(kind, 1, None, None, body), Lane.CONTROL)
+        for kind, body in self.pairing.take_outgoing():
+            # Without room for it the link is about to end; until then the next attempt repeats it.
+            self.inner.send(Envelope(kind, 1, None, None, body), Lane.CONTROL)
 
     def wake(self) -> None:
         """There are keys, or the link is closed."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self.waiting = self.waiting, []
         for future in waiting:
             if not future.done():
                 future.set_result(None)
@@ -247,7 +250,7 @@ class SealedLinks:
             now=self._now(),
             limits=self._limits,
         )
-        sealed = self._links[link] = SealedLink(link, pairing, self._now)
+        sealed = self._links[link] = SealedLink(link, pairing, self._clock)
         if self._sweep_timer is None:
             self._schedule_sweep()
         self._handler.link_opened(sealed)
@@ -287,14 +290,15 @@ class SealedLinks:
         except SealRefused as error:
             self._refuse(sealed, error)
             raise
-        sealed.flush()
-        if sealed.pairing.is_ready:
+        if sealed.pairing.outgoing:
+            sealed.flush()
+        if sealed.waiting and sealed.pairing.is_ready:
             sealed.wake()
         if opened:
             self._handler.envelopes_received(sealed, opened)
 
     def _open(self, sealed: SealedLink, envelopes: Sequence[Envelope]) -> list[Envelope]:
-        now, pairing = self._now(), sealed.pairing
+        pairing, now = sealed.pairing, self._clock.monotonic()
         opened = []
         for envelope in envelopes:
             kind, ttl, source, target, body = envelope
@@ -303,7 +307,7 @@ class SealedLinks:
                 if inner != CONFIRM:
                     opened.append(_new_tuple(Envelope, (inner, ttl, source, target, content)))
             elif kind == Kind.KEYS:
-                pairing.keys_received(body, now)
+                pairing.keys_received(body, self._now())
             elif kind in SEALED_KINDS:
                 raise refused(Reason.CLEAR, f"{pairing.peer.node_id} sent a body of kind {kind} in the clear")
             else:
@@ -323,7 +327,7 @@ class SealedLinks:
     # --- time ---------------------------------------------------------------------------------------------------
 
     def _now(self) -> Moment:
-        return _new_tuple(Moment, (self._clock.monotonic(), self._clock.wall()))
+        return Moment(self._clock.monotonic(), self._clock.wall())
 
     def _schedule_sweep(self) -> None:
         self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)

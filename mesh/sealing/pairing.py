@@ -39,6 +39,7 @@ _OFFERS_MAX: Final = 16
 
 #: Kinds of what agents say to each other and what belongs to it.  They travel sealed, others never.
 SEALED_KINDS: Final = range(32, 48)
+_INSIDE: Final = frozenset({CONFIRM, *SEALED_KINDS}) - {Kind.SEALED, Kind.KEYS}
 
 
 class Pairing:
@@ -86,7 +87,7 @@ class Pairing:
         self.handshakes = 0
         if session is not None and not _is_over(session, now):
             self._current = session
-            self._confirm(session, now)
+            self._confirm(session, now.monotonic)
 
     # --- what this side wants -----------------------------------------------------------------------------------
 
@@ -99,20 +100,27 @@ class Pairing:
         """Something waits to be sealed: see to a session, unless one is on its way."""
         self._is_wanted = True
         if not self.is_ready and not self._is_waiting(now):
-            self._make_offer(now)
+            self._make_offer(now.monotonic)
 
-    def seal(self, kind: int, lane: Lane, body: bytes, now: Moment) -> bytes | None:
-        """Seal a body; ``None`` if there is no session for it (yet): then :meth:`want` one."""
+    def seal(self, kind: int, lane: Lane, body: bytes, now: float) -> bytes | None:
+        """Seal a body; ``None`` if there is no session for it (yet): then :meth:`want` one.
+
+        Args:
+            kind: What the body is.
+            lane: Which lane it will take.
+            body: What to seal.
+            now: Monotonic seconds; the other methods want to know the date as well.
+        """
         session = self._current
         if session is None or not self._is_shown:
             return None
-        if now.monotonic >= session.renew_at:
-            if now.monotonic >= session.spent_at:
+        if now >= session.renew_at:
+            if now >= session.spent_at:
                 self._drop_current()
                 return None
             self._renew(session, now)
         try:
-            return session.seal(kind, lane, body, now.monotonic)
+            return session.sealing.seal(kind, lane, body, now)
         except SealRefused:  # it has no epochs left
             self._drop_current()
             return None
@@ -132,7 +140,7 @@ class Pairing:
             self._drop_current()
         for session in (self._current, self._previous, self._answered):
             if session is not None and session.sweep(now.monotonic) and session is self._current and self._is_shown:
-                self._confirm(session, now)
+                self._confirm(session, now.monotonic)
 
     def park(self) -> Session | None:
         """The link is gone: what the next one may take up."""
@@ -145,8 +153,12 @@ class Pairing:
 
     # --- what the other side says -------------------------------------------------------------------------------
 
-    def open(self, body: bytes, now: Moment) -> tuple[int, bytes]:
+    def open(self, body: bytes, now: float) -> tuple[int, bytes]:
         """Open the body of a ``SEALED`` envelope.
+
+        Args:
+            body: Header and ciphertext.
+            now: Monotonic seconds.
 
         Returns:
             The kind of what was inside and its body; kind :data:`CONFIRM` is for nobody else.
@@ -155,21 +167,24 @@ class Pairing:
             SealRefused: It is not genuine, not for us, not of that sender, or not fresh.
         """
         header = read_header(body)
-        session = self._find(header.session)
+        kind, _, session_id, _, _ = header
+        session = self._current
+        if session is None or session.id != session_id:
+            session = self._find(session_id)
         if session is None:
-            if header.kind != CONFIRM:
+            if kind != CONFIRM:
                 raise refused(Reason.UNKNOWN_SESSION, f"{self.peer.node_id} sealed under a session unknown here")
-            self.outgoing.append((Kind.KEYS, encode_unknown(header.session)))
+            self.outgoing.append((Kind.KEYS, encode_unknown(session_id)))
             return CONFIRM, b""
-        if header.kind != CONFIRM and (header.kind not in SEALED_KINDS or header.kind in (Kind.SEALED, Kind.KEYS)):
-            raise refused(Reason.MALFORMED, f"{self.peer.node_id} sealed a body of kind {header.kind}")
-        content = session.open(header, body, now.monotonic)
-        if session is self._answered:
+        if kind not in _INSIDE:
+            raise refused(Reason.MALFORMED, f"{self.peer.node_id} sealed a body of kind {kind}")
+        content = session.open(header, body, now)
+        if session is self._current:
+            self._is_shown = True
+        elif session is self._answered:
             self._answered = None
             self._take_up(session, now)
-        elif session is self._current:
-            self._is_shown = True
-        return header.kind, content
+        return kind, content
 
     def keys_received(self, body: bytes, now: Moment) -> None:
         """Read the body of a ``KEYS`` envelope.
@@ -189,8 +204,8 @@ class Pairing:
             self.handshakes += 1
             self._offer = None
             if not _is_over(session, now):  # our own certificate may have expired since the offer
-                self._take_up(session, now)
-                self._confirm(session, now)
+                self._take_up(session, now.monotonic)
+                self._confirm(session, now.monotonic)
 
     # --- private ------------------------------------------------------------------------------------------------
 
@@ -204,7 +219,7 @@ class Pairing:
         if self._offer is not None and self._identity().node_id < self.peer.node_id:
             # Ours counts, and the other side answers it; said again in case it never arrived.
             if now.monotonic - self._attempt_at >= ATTEMPT_S:
-                self._make_offer(now)
+                self._make_offer(now.monotonic)
             return
         if self._answered is None or said.statement != self._answered_offer:
             self._count_offer(now)
@@ -223,27 +238,27 @@ class Pairing:
         started = self._offer is not None or self._answered is not None or self._current is not None
         return started and now.monotonic - self._attempt_at < ATTEMPT_S
 
-    def _make_offer(self, now: Moment) -> None:
+    def _make_offer(self, now: float) -> None:
         """Offer a session; the same offer again if there was no answer yet, as a slow one would not fit another."""
         if self._offer is None:
             self._offer = make_offer(self._identity(), self.peer, self._entropy)
-        self._attempt_at = now.monotonic
+        self._attempt_at = now
         self.outgoing.append((Kind.KEYS, self._offer.body))
 
-    def _renew(self, session: Session, now: Moment) -> None:
+    def _renew(self, session: Session, now: float) -> None:
         """Replace a session that is old while it goes on working; again after a while if nothing comes of it."""
-        again_s = max(ATTEMPT_S, (session.spent_at - now.monotonic) / 2)
-        session.renew_at = min(now.monotonic + again_s, session.spent_at)
+        again_s = max(ATTEMPT_S, (session.spent_at - now) / 2)
+        session.renew_at = min(now + again_s, session.spent_at)
         self._make_offer(now)
 
-    def _confirm(self, session: Session, now: Moment) -> None:
-        self.outgoing.append((Kind.SEALED, session.seal(CONFIRM, Lane.CONTROL, b"", now.monotonic)))
+    def _confirm(self, session: Session, now: float) -> None:
+        self.outgoing.append((Kind.SEALED, session.sealing.seal(CONFIRM, Lane.CONTROL, b"", now)))
 
-    def _take_up(self, session: Session, now: Moment) -> None:
+    def _take_up(self, session: Session, now: float) -> None:
         """The other side holds ``session``, as it has shown: seal with it from now on."""
         if self._current is not None:
             self._previous = self._current
-            self._previous_until = now.monotonic + self._limits.grace_s
+            self._previous_until = now + self._limits.grace_s
         self._current = session
         self._is_shown = True
 
@@ -257,7 +272,7 @@ class Pairing:
             return
         self._drop_current()
         if self._is_wanted and self._offer is None and self._answered is None:
-            self._make_offer(now)
+            self._make_offer(now.monotonic)
 
     def _count_offer(self, now: Moment) -> None:
         self._offers_left = min(_OFFERS_MAX, self._offers_left + now.monotonic - self._offers_at) - 1

@@ -31,9 +31,15 @@ class Session:
         wall: Seconds since the epoch.
         expires_s: When the first of the two certificates expires, seconds since the epoch.
         limits: How long keys live.
+
+    Attributes:
+        sealing: Our own direction.  Its time, ``spent_at``, is for who seals to check.
+        renew_at: When it should be replaced by another session, monotonic seconds.
+        spent_at: When it must not be used any more.
+        expires_s: When the first of the two certificates expires, seconds since the epoch.
     """
 
-    __slots__ = ("_opening", "_sealing", "expires_s", "id", "renew_at", "spent_at")
+    __slots__ = ("_opening", "expires_s", "id", "renew_at", "sealing", "spent_at")
 
     def __init__(
         self,
@@ -49,7 +55,7 @@ class Session:
         self.id = expand(secret, b"session id", SESSION_BYTES)
         secrets = expand(secret, b"initiator", SECRET_BYTES), expand(secret, b"responder", SECRET_BYTES)
         ours, theirs = (0, 1) if initiator else (1, 0)
-        self._sealing = SealingChain(secrets[ours], self.id, contexts[ours], now, limits)
+        self.sealing = SealingChain(secrets[ours], self.id, contexts[ours], now, limits)
         self._opening = OpeningChain(secrets[theirs], contexts[theirs], limits)
         # Monotonic time stands still while a machine sleeps; who keeps a session for long looks at this, too.
         self.expires_s = expires_s
@@ -59,19 +65,11 @@ class Session:
     @property
     def epochs(self) -> tuple[int, int]:
         """The current epochs: ours, and the newest of the other side's that was opened."""
-        return self._sealing.epoch, self._opening.epoch
+        return self.sealing.epoch, self._opening.epoch
 
     def is_spent(self, now: float) -> bool:
         """Whether it is no longer to be relied on: its time or a certificate's is over, or its last epoch has come."""
-        return now >= self.spent_at or self._sealing.is_spent
-
-    def seal(self, kind: int, stream: int, body: bytes, now: float) -> bytes:
-        """Seal a body for the other side.  Its time, ``spent_at``, is the caller's to check, who looks at it anyway.
-
-        Raises:
-            SealRefused: The last epoch is over.
-        """
-        return self._sealing.seal(kind, stream, body, now)
+        return now >= self.spent_at or self.sealing.is_spent
 
     def open(self, header: Header, sealed: bytes, now: float) -> bytes:
         """Open a body of the other side.
@@ -86,7 +84,7 @@ class Session:
     def sweep(self, now: float) -> bool:
         """Erase keys whose time is over.  Returns whether the other side should be shown a new epoch of ours."""
         self._opening.erase_old(now)
-        if self.is_spent(now) or not self._sealing.is_due(now):
+        if self.is_spent(now) or not self.sealing.is_due(now):
             return False
-        self._sealing.advance(now)
+        self.sealing.advance(now)
         return True

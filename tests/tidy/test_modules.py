@@ -230,7 +230,10 @@ _TESTED_BY = {
     "transport/link.py": "tests/transport/test_link_contract.py",
     # A command is what its words do: each is run through the whole command line, against a node on a real socket.
     **dict.fromkeys(
-        (f"mesh/cli/{name}.py" for name in ("app", "messages", "network", "options", "outcome", "output", "values")),
+        (
+            f"mesh/cli/{name}.py"
+            for name in ("app", "letters", "messages", "network", "options", "outcome", "output", "values")
+        ),
         "tests/mesh/cli/test_commands.py",
     ),
     # Both ends of the control socket are tested against each other.

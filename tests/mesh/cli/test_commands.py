@@ -87,6 +87,24 @@ def test_send(cli: Cli, run_fake: RunFake) -> None:
     assert agent.got == [b"hello", b"hello"]
 
 
+def test_durable_messages_and_dead_letters(cli: Cli, run_fake: RunFake) -> None:
+    """One is stored; those that were given up are listed, sent once more, and dropped."""
+    run_fake()
+    assert cli("dead-letters").stdout == "no dead letters\n"
+    assert cli.json("send", "7", "one", "--durable", "--deadline", "2m")["message_id"] == "n1/durable/120.0"
+    assert cli("send", "7", "two", "--durable").stdout == "stored as n1/durable/None\n"
+
+    first, second = cli.json("dead-letters", "list")
+    assert (first["letter_id"], first["message"]["text"]) == (str(2**60), "one")
+    assert "ValueError: no" in cli("dead-letters", "list").stdout
+    assert cli.json("dead-letters") == [first, second]
+    assert cli.json("dead-letters", "replay", first["letter_id"], "--deadline", "1h")["status"] == "stored"
+    assert cli("dead-letters", "drop", second["letter_id"]).stdout == f"dropped {second['letter_id']}\n"
+    assert cli.json("dead-letters", "list") == []
+    assert cli("dead-letters", "drop", "7").exit_code == 3
+    assert cli("dead-letters", "replay", "seven").exit_code == 2
+
+
 def test_send_from_standard_input(cli: Cli, run_fake: RunFake) -> None:
     """Any bytes can be sent, unchanged."""
     agent = Echo()

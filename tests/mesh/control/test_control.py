@@ -27,6 +27,7 @@ from mesh.errors import (
     NodeNotRunning,
     RequestTimeout,
     UnknownAgent,
+    UnknownLetter,
 )
 from transport.types import NetworkName, NodeId
 
@@ -167,6 +168,10 @@ async def test_events_are_streamed(server: ControlServer, path: Path) -> None:
         ("send", {"agent": -1, "text": "x"}, InvalidMessage),
         ("send", {"text": "x"}, InvalidMessage),
         ("send", {"agent": 1}, InvalidMessage),
+        ("send", {"agent": 1, "text": "x", "durable": True, "deadline_s": "soon"}, InvalidMessage),
+        ("drop", {"letter": "7"}, UnknownLetter),
+        ("drop", {"letter": 7}, InvalidMessage),
+        ("replay", {"letter": "9" * 21}, InvalidMessage),
         ("send", {"agent": 1, "base64": "!"}, InvalidMessage),
         ("invite", {"ttl_s": 0}, InvalidMessage),
         ("invite", {"uses": "many"}, InvalidMessage),

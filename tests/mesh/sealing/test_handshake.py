@@ -79,8 +79,8 @@ def _resigned_answer(by: Identity, body: bytes, **changes: object) -> bytes:
 
 
 def _works(ours: Session, theirs: Session) -> bool:
-    sealed = ours.seal(32, 3, b"there", NOW.monotonic)
-    back = theirs.seal(32, 3, b"and back", NOW.monotonic)
+    sealed = ours.sealing.seal(32, 3, b"there", NOW.monotonic)
+    back = theirs.sealing.seal(32, 3, b"and back", NOW.monotonic)
     there = theirs.open(read_header(sealed), sealed, NOW.monotonic)
     return (there, ours.open(read_header(back), back, NOW.monotonic)) == (b"there", b"and back")
 
@@ -316,7 +316,7 @@ def test_the_protocol_is_what_the_document_says() -> None:
 
     chain = _hkdf_expand(session, b"peermesh e2e v1 responder", 32)
     material = _hkdf_expand(chain, b"peermesh e2e v1 key", 44)
-    sealed = theirs.seal(33, 2, b"hello", NOW.monotonic)
+    sealed = theirs.sealing.seal(33, 2, b"hello", NOW.monotonic)
     nonce = int.from_bytes(material[32:]) ^ (2 << 64)
     aad = b"peermesh e2e v1 body\x00\x04test\x00\x01b\x00\x01a" + sealed[:22]
     opened = AESGCM(material[:32]).decrypt(nonce.to_bytes(12), sealed[22:], aad)

@@ -387,6 +387,19 @@ async def test_idle_links_change_their_keys(monkeypatch: pytest.MonkeyPatch) -> 
         await eventually(lambda: (epochs("a"), epochs("b")) == ((1, 1), (1, 1)))
 
 
+async def test_a_session_is_renewed_while_messages_flow() -> None:
+    """After an hour the next body brings new keys about, and neither it nor those that follow wait for them."""
+    async with SealedWorld() as world:
+        inbox = Inbox()
+        world.agent("b", 7, inbox)
+        await _send(world, "a", 7, b"0")
+        world.clock.monotonic_s += 3_600
+        for number in range(1, 4):
+            await _send(world, "a", 7, b"%d" % number)
+        assert inbox.payloads == [b"0", b"1", b"2", b"3"]
+        assert [world.sealed[name].statistics()["handshakes"] for name in "ab"] == [2, 2]
+
+
 async def test_a_peer_that_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Offers are repeated while messages wait; who waits learns in time that there was no room."""
     monkeypatch.setattr(links_module, "ATTEMPT_S", 0.02)
@@ -419,7 +432,7 @@ async def test_a_link_that_ends_before_there_are_keys_wakes_who_waits() -> None:
         with pytest.raises(LinkClosed):
             await asyncio.wait_for(waiting, 0.5)
         assert link.send(Envelope(Kind.ACKS, 1, None, None, b""), Lane.CONTROL) is SendOutcome.CLOSED
-        assert link._waiting == []
+        assert link.waiting == []
 
 
 async def test_giving_up_waiting_leaves_nothing_behind() -> None:
@@ -430,10 +443,10 @@ async def test_giving_up_waiting_leaves_nothing_behind() -> None:
         assert isinstance(link, SealedLink)
         waiting = asyncio.ensure_future(link.wait_writable(Lane.NORMAL))
         await asyncio.sleep(0)
-        assert len(link._waiting) == 1
+        assert len(link.waiting) == 1
         waiting.cancel()
         await asyncio.wait([waiting])
-        assert link._waiting == []
+        assert link.waiting == []
 
 
 async def test_a_sealed_link_is_its_link_in_all_else() -> None:

@@ -18,7 +18,7 @@ from transport.wire import Kind, pack
 
 
 def _seal(side: Pairing, body: bytes = b"body", now: Moment = NOW, lane: Lane = Lane.NORMAL) -> bytes:
-    sealed = side.seal(Kind.MESSAGES, lane, body, now)
+    sealed = side.seal(Kind.MESSAGES, lane, body, now.monotonic)
     assert sealed is not None
     return sealed
 
@@ -32,7 +32,7 @@ def _refusal(side: Pairing, kind: Kind, body: bytes, now: Moment = NOW) -> str:
 def _works(couple: Couple, now: Moment = NOW) -> bool:
     for side in (couple.a, couple.b):
         sealed = _seal(side, b"content", now)
-        if b"content" in sealed or couple.other(side).open(sealed, now) != (Kind.MESSAGES, b"content"):
+        if b"content" in sealed or couple.other(side).open(sealed, now.monotonic) != (Kind.MESSAGES, b"content"):
             return False
     return True
 
@@ -45,7 +45,7 @@ def test_nothing_is_agreed_before_somebody_wants_it() -> None:
     couple = Couple()
 
     assert couple.settle() == 0
-    assert couple.a.seal(Kind.MESSAGES, Lane.NORMAL, b"body", NOW) is None
+    assert couple.a.seal(Kind.MESSAGES, Lane.NORMAL, b"body", NOW.monotonic) is None
     assert not couple.a.is_ready
 
 
@@ -54,7 +54,7 @@ def test_the_initiator_seals_after_one_round_trip() -> None:
     couple = Couple()
     couple.a.want(NOW)
     assert couple.carry(couple.a) == [Kind.KEYS]
-    assert couple.b.seal(Kind.MESSAGES, Lane.NORMAL, b"body", NOW) is None
+    assert couple.b.seal(Kind.MESSAGES, Lane.NORMAL, b"body", NOW.monotonic) is None
     assert couple.carry(couple.b) == [Kind.KEYS]
     assert (couple.a.is_ready, couple.b.is_ready) == (True, False)
     assert couple.carry(couple.a) == [Kind.SEALED]
@@ -69,9 +69,9 @@ def test_a_body_confirms_as_well() -> None:
     couple.carry(couple.a)
     couple.carry(couple.b)
     confirmation = couple.a.take_outgoing()
-    assert couple.b.open(_seal(couple.a), NOW) == (Kind.MESSAGES, b"body")
+    assert couple.b.open(_seal(couple.a), NOW.monotonic) == (Kind.MESSAGES, b"body")
     assert couple.b.is_ready
-    assert couple.b.open(confirmation[0][1], NOW) == (CONFIRM, b"")
+    assert couple.b.open(confirmation[0][1], NOW.monotonic) == (CONFIRM, b"")
 
 
 @pytest.mark.parametrize("first", ["a", "b"])
@@ -225,7 +225,7 @@ def test_an_altered_or_replayed_body_is_refused() -> None:
     assert _refusal(couple.b, Kind.SEALED, sealed[:30]) == Reason.MALFORMED
     assert _refusal(couple.b, Kind.SEALED, HEADER.pack(*header._replace(kind=Kind.ACKS)) + rest) == Reason.FORGED
     assert _refusal(couple.a, Kind.SEALED, sealed) == Reason.FORGED
-    couple.b.open(sealed, NOW)
+    couple.b.open(sealed, NOW.monotonic)
     assert _refusal(couple.b, Kind.SEALED, sealed) == Reason.REPLAYED
 
 
@@ -233,7 +233,7 @@ def test_an_altered_or_replayed_body_is_refused() -> None:
 def test_only_bodies_between_agents_travel_sealed(kind: int) -> None:
     """A peer cannot smuggle in what has no business inside, such as membership or another sealed body."""
     couple = Couple().connect()
-    sealed = couple.a.seal(kind, Lane.NORMAL, b"body", NOW)
+    sealed = couple.a.seal(kind, Lane.NORMAL, b"body", NOW.monotonic)
     assert sealed is not None
     assert _refusal(couple.b, Kind.SEALED, sealed) == Reason.MALFORMED
 
@@ -297,7 +297,7 @@ def test_nothing_is_sealed_for_a_session_that_was_not_shown() -> None:
     """A session of before is used only when the other side has shown on this link that it has it, too."""
     first = Couple().connect()
     second = Couple(*first.identities, sessions=(first.a.park(), first.b.park()))
-    assert second.a.seal(Kind.MESSAGES, Lane.NORMAL, b"body", NOW) is None
+    assert second.a.seal(Kind.MESSAGES, Lane.NORMAL, b"body", NOW.monotonic) is None
     second.a.want(NOW)
     assert [kind for kind, _ in second.a.take_outgoing()] == [Kind.SEALED]
     # The confirmation got lost: after a while there is an offer.
@@ -320,7 +320,7 @@ def test_a_spent_session_is_not_taken_up() -> None:
 def _sessions(couple: Couple, now: Moment) -> tuple[bytes, bytes]:
     sealed = [_seal(side, b"", now, Lane.LOW) for side in (couple.a, couple.b)]
     for side, body in zip((couple.b, couple.a), sealed, strict=True):
-        side.open(body, now)
+        side.open(body, now.monotonic)
     return read_header(sealed[0]).session, read_header(sealed[1]).session
 
 
@@ -336,7 +336,7 @@ def test_a_session_is_renewed_while_it_works() -> None:
     assert before[0] == before[1]
     assert after[0] == after[1] != before[0]
     for side, sealed in under_way:
-        assert side.open(sealed, now) == (Kind.MESSAGES, b"under way")
+        assert side.open(sealed, now.monotonic) == (Kind.MESSAGES, b"under way")
     assert (couple.a.handshakes, couple.b.handshakes) == (2, 2)
 
 
@@ -361,7 +361,7 @@ def test_renewal_that_finds_no_answer_is_tried_again_until_the_session_is_spent(
         _seal(couple.a, now=later(3_600 * hours))
         offers += len(couple.a.take_outgoing())
     assert 2 <= offers <= 23
-    assert couple.a.seal(Kind.MESSAGES, Lane.NORMAL, b"body", later(86_400)) is None
+    assert couple.a.seal(Kind.MESSAGES, Lane.NORMAL, b"body", later(86_400).monotonic) is None
     assert not couple.a.is_ready
     couple.a.want(later(86_400))
     couple.settle(later(86_400))
@@ -371,7 +371,7 @@ def test_renewal_that_finds_no_answer_is_tried_again_until_the_session_is_spent(
 def test_a_session_without_epochs_left_is_replaced() -> None:
     """When the last epoch is over nothing is sealed until there is another session."""
     couple = Couple(limits=dataclasses.replace(Limits(), epoch_bodies=1, epochs=3)).connect()
-    sealed = [couple.b.seal(Kind.MESSAGES, Lane.NORMAL, b"body", NOW) for _ in range(4)]
+    sealed = [couple.b.seal(Kind.MESSAGES, Lane.NORMAL, b"body", NOW.monotonic) for _ in range(4)]
     assert [body is not None for body in sealed] == [True, True, True, False]
     assert not couple.b.is_ready
     couple.b.want(NOW)

@@ -37,15 +37,15 @@ def test_each_side_opens_what_the_other_sealed() -> None:
     initiator, responder = _session(initiator=True), _session(initiator=False)
 
     assert initiator.id == responder.id
-    assert _open(responder, initiator.seal(32, 3, b"to the responder", 0.0)) == b"to the responder"
-    assert _open(initiator, responder.seal(33, 0, b"to the initiator", 0.0)) == b"to the initiator"
+    assert _open(responder, initiator.sealing.seal(32, 3, b"to the responder", 0.0)) == b"to the responder"
+    assert _open(initiator, responder.sealing.seal(33, 0, b"to the initiator", 0.0)) == b"to the initiator"
 
 
 def test_a_body_cannot_be_reflected() -> None:
     """What a side sealed it does not open itself."""
     initiator = _session(initiator=True)
     with pytest.raises(SealRefused) as refusal:
-        _open(initiator, initiator.seal(32, 3, b"mine", 0.0))
+        _open(initiator, initiator.sealing.seal(32, 3, b"mine", 0.0))
     assert refusal.value.reason == Reason.FORGED
 
 
@@ -59,8 +59,8 @@ def test_a_session_ends_with_its_time() -> None:
     """After its time nothing is sealed, and a little later nothing is opened."""
     initiator, responder = _session(initiator=True), _session(initiator=False)
     assert not initiator.is_spent(999.9)
-    last = initiator.seal(32, 3, b"last", 999.9)
-    late = initiator.seal(32, 3, b"late", 999.9)
+    last = initiator.sealing.seal(32, 3, b"last", 999.9)
+    late = initiator.sealing.seal(32, 3, b"late", 999.9)
     assert initiator.is_spent(1_000.0)
     assert _open(responder, last, 1_059.0) == b"last"
     with pytest.raises(SealRefused) as refusal:
@@ -82,8 +82,8 @@ def test_a_session_ends_with_its_last_epoch() -> None:
     """There is no sealing in the last epoch, so the numbers never run out."""
     session = _session(initiator=True, limits=dataclasses.replace(LIMITS, epochs=3))
     for now in (0.0, 10.0):
-        session.seal(32, 3, b"body", now)
-    session.seal(32, 3, b"body", 20.0)
+        session.sealing.seal(32, 3, b"body", now)
+    session.sealing.seal(32, 3, b"body", 20.0)
     assert session.epochs == (2, 0)
     assert session.is_spent(20.0)
 
@@ -91,12 +91,12 @@ def test_a_session_ends_with_its_last_epoch() -> None:
 def test_sweeping_an_idle_session_changes_its_key() -> None:
     """An idle side erases a key that sealed something when its time is over, and says that the other should follow."""
     initiator, responder = _session(initiator=True), _session(initiator=False)
-    _open(responder, initiator.seal(32, 3, b"body", 0.0))
+    _open(responder, initiator.sealing.seal(32, 3, b"body", 0.0))
     assert not initiator.sweep(9.9)
     assert initiator.sweep(10.0)
     assert not initiator.sweep(50.0)
     assert initiator.epochs == (1, 0)
-    _open(responder, initiator.seal(0, 0, b"", 11.0), 11.0)
+    _open(responder, initiator.sealing.seal(0, 0, b"", 11.0), 11.0)
     assert responder.epochs == (0, 1)
     assert responder._opening._previous is not None
     responder.sweep(16.0)
@@ -106,5 +106,5 @@ def test_sweeping_an_idle_session_changes_its_key() -> None:
 def test_sweeping_a_spent_session_leaves_it() -> None:
     """What may not seal any more needs no new key."""
     session = _session(initiator=True)
-    session.seal(32, 3, b"body", 0.0)
+    session.sealing.seal(32, 3, b"body", 0.0)
     assert not session.sweep(1_000.0)
