@@ -46,6 +46,16 @@ def test_what_an_idle_node_costs() -> None:
     assert "kib_per_idle_link" in document
 
 
+@pytest.mark.slow
+def test_durable_messages_per_second() -> None:
+    """Stored and handled, and none lost."""
+    document = _run("durable", "--runs", "1", "--count", "400", "--callers", "20", "--agents", "4")
+
+    assert document["stored_per_s"] > document["handled_per_s"] > 0
+    assert document["lost"] == document["sent_again"] == 0
+    assert document["fdatasync_ms"] > 0
+
+
 def _run(program: str, *arguments: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / f"{program}.py"), *arguments],

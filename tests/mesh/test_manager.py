@@ -33,6 +33,7 @@ from mesh import (
     RemoteError,
     RequestTimeout,
     UnknownAgent,
+    UnknownLetter,
     UnknownNode,
 )
 from mesh.errors import AgentError, IdentityError
@@ -573,3 +574,80 @@ async def test_what_was_known_can_be_read_after_leaving(join: Networks) -> None:
     assert isinstance([found async for found in events], list)
     assert [found async for found in net.events()] == []
     await net.wait_closed()
+
+
+# --- durable messages -------------------------------------------------------------------------------------------
+
+
+async def test_a_durable_message_survives_its_sender_and_finds_its_agent(join: Networks) -> None:
+    """It is stored before anybody knows the agent; the node starts anew; then the agent registers elsewhere."""
+    seen: list[AgentMessage] = []
+
+    async def keep(message: AgentMessage) -> None:
+        seen.append(message)
+
+    first = await join("a")
+    receipt = await first.send(7, b"one", from_agent=42, durable=True, deadline=60.0)
+    message = AgentMessage(42, 7, MessageType.STATE_SYNC, b"two", headers={"k": "v"}, timestamp=5)
+    await first.send_message(message, durable=True)
+    assert receipt.status is DeliveryStatus.STORED
+    assert first.stats()["durable"]["outbox"] == 2
+    await first.leave_network()
+
+    sender, receiver = await join("a"), await join("b")
+    await linked(sender, receiver)
+    await receiver.register_agent(7, handler=keep)
+    await eventually(lambda: sender.stats()["durable"]["outbox"] == 0)
+
+    assert [(one.payload, one.from_node) for one in seen] == [(b"one", "a"), (b"two", "a")]
+    assert seen[0].message_id == receipt.message_id
+    assert seen[1].headers == {"k": "v", "redelivered": "1"}
+    assert sender.dead_letters() == []
+
+
+async def test_dead_letters_can_be_replayed_and_dropped(join: Networks) -> None:
+    """A message whose handler raises is given up, sent once more, given up again, and dropped."""
+    net = await join("a", messages={"durable_attempts": 1})
+
+    async def refuse(message: AgentMessage) -> None:
+        raise ValueError("not today")
+
+    await net.register_agent(7, handler=refuse)
+    await net.send(7, b"x", durable=True)
+    await eventually(net.dead_letters)
+    (dead,) = net.dead_letters()
+    assert (dead.reason, dead.detail, dead.failures, dead.message.payload) == (
+        "failed",
+        "ValueError: not today",
+        1,
+        b"x",
+    )
+
+    await net.replay(dead.letter_id, deadline=60)
+    await eventually(lambda: [one.letter_id for one in net.dead_letters()] not in ([], [dead.letter_id]))
+    (again,) = net.dead_letters()
+    await net.drop(again.letter_id)
+
+    assert net.dead_letters() == []
+    with pytest.raises(UnknownLetter):
+        await net.replay(again.letter_id)
+
+
+async def test_a_durable_message_needs_arguments_that_fit(join: Networks) -> None:
+    """Neither an acknowledgement nor a query, and a deadline that is a time; nothing is stored."""
+    net = await join("a")
+    query = AgentMessage(1, 7, MessageType.QUERY)
+    for call in (
+        net.send(7, b"", durable=True, ack=True),
+        net.send(7, b"", deadline=5.0),
+        net.send(7, b"", durable=True, deadline=0),
+        net.send(7, b"", durable=True, deadline=10**9),
+        net.send(7, b"", durable=True, deadline=True),
+        net.send(-1, b"", durable=True),
+        net.send_message(query, durable=True),
+        net.send_message(AgentMessage(1, None), durable=True),
+    ):
+        with pytest.raises(InvalidMessage):
+            await call
+
+    assert net.stats()["durable"]["outbox"] == 0

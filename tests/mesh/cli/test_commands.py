@@ -276,5 +276,6 @@ def test_errors_have_the_codes_they_should() -> None:
         "TokenUsed": 4,
         "TokenWrongNetwork": 4,
         "UnknownAgent": 3,
+        "UnknownLetter": 3,
         "UnknownNode": 3,
     }

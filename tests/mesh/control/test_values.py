@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from mesh.control.values import event_document
+from mesh.control.values import dead_letter_document, event_document
 from mesh.events import (
     AgentJoined,
     AgentLeft,
@@ -22,7 +22,7 @@ from mesh.events import (
     PartitionDetected,
     PartitionHealed,
 )
-from mesh.types import AgentInfo, AgentNode, NodeStatus
+from mesh.types import AgentInfo, AgentMessage, AgentNode, DeadLetter, NodeStatus
 
 _NODE = AgentNode("n1", (7,), "127.0.0.1", 7946, ("work",), NodeStatus.ACTIVE, 5, {"zone": "eu"}, 3)
 _AGENT = AgentInfo(7, "n1", ("work",), name="worker")
@@ -60,3 +60,13 @@ def test_an_event_is_json_under_its_name(name: str) -> None:
         assert document["agent"]["agent_id"] == 7
     else:
         assert len(document) > 1
+
+
+def test_a_dead_letter() -> None:
+    """Its id is text, which no reader of JSON rounds; its message is shown as any other."""
+    letter = DeadLetter(2**60 + 1, "failed", "ValueError: no", 5, 9, False, AgentMessage(1, 7, payload=b"x"))
+
+    document = dead_letter_document(letter)
+
+    assert (document["letter_id"], document["reason"], document["failures"]) == (str(2**60 + 1), "failed", 5)
+    assert document["message"]["text"] == "x"
