@@ -102,9 +102,7 @@ _WANTED: Final = frozenset(
 
 
 #: Plain integers: this is looked at for every envelope of every frame.
-_GOSSIP: Final = tuple(
-    map(int, (Kind.MEMBERSHIP, Kind.BROADCAST, Kind.OVERLAY, Kind.PROBE, Kind.GROUP, Kind.ROUTE))
-)
+_GOSSIP: Final = tuple(map(int, (Kind.MEMBERSHIP, Kind.BROADCAST, Kind.OVERLAY, Kind.PROBE, Kind.GROUP, Kind.ROUTE)))
 #: What carries users' payloads and therefore goes behind the mesh's own traffic.
 _PAYLOADS: Final = (Kind.BROADCAST, Kind.GROUP)
 _RELAY: Final = int(Kind.RELAY)

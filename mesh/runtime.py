@@ -168,31 +168,7 @@ class Runtime:
 
     async def _start_links(self, stack: AsyncExitStack) -> None:
         config, directory = self._config, self._directory
-        self.courier = Courier(
-            self.node_id,
-            life_of(self._incarnation),
-            clock=self._clock,
-            window_bytes=config.messages.window_bytes,
-            locate=self.view.directory.locate,
-            broadcast=self._broadcast,
-            want_link=lambda node_id: self.gossip.want_link(NodeId(node_id)),
-        )
-        self.groups = Groups(
-            self.courier,
-            self,
-            subscribers=self.view.subscribers,
-            announce=lambda groups: self._set_profile(replace(self._profile, groups=groups)),
-            rng=self._rng,
-        )
-        await self._start_durable(stack)
-        self._sealing = SealedLinks(
-            identity_of(self._credentials, life_of(self._incarnation)),
-            self.courier,
-            required=config.messages.end_to_end,
-            clock=self._clock,
-            note=self._trail.note,
-        )
-        stack.callback(self._sealing.close)
+        await self._start_messages(stack)
         self._watcher = InterfaceWatcher()
         stack.push_async_callback(self._watcher.close)
         await self._watcher.start()
@@ -244,7 +220,23 @@ class Runtime:
         self.renewal.start()
         stack.push_async_callback(self.renewal.close)
 
-    async def _start_durable(self, stack: AsyncExitStack) -> None:
+    async def _start_messages(self, stack: AsyncExitStack) -> None:
+        self.courier = Courier(
+            self.node_id,
+            life_of(self._incarnation),
+            clock=self._clock,
+            window_bytes=self._config.messages.window_bytes,
+            locate=self.view.directory.locate,
+            broadcast=self._broadcast,
+            want_link=lambda node_id: self.gossip.want_link(NodeId(node_id)),
+        )
+        self.groups = Groups(
+            self.courier,
+            self,
+            subscribers=self.view.subscribers,
+            announce=lambda groups: self._set_profile(replace(self._profile, groups=groups)),
+            rng=self._rng,
+        )
         journal = await Journal.open(self._directory.path / "messages.db", TABLES)
         stack.push_async_callback(journal.close)
         self.durable = await DurableCourier.open(
@@ -255,6 +247,14 @@ class Runtime:
             rng=self._rng,
             config=self._config.durable_config(),
         )
+        self._sealing = SealedLinks(
+            identity_of(self._credentials, life_of(self._incarnation)),
+            self.courier,
+            required=self._config.messages.end_to_end,
+            clock=self._clock,
+            note=self._trail.note,
+        )
+        stack.callback(self._sealing.close)
 
     async def _start_discovery(self, stack: AsyncExitStack) -> None:
         config = self._config
@@ -449,7 +449,7 @@ class Runtime:
         assert self._admit is not None
         try:
             return bool(self._admit(self.view.describe(member)))
-        except Exception:
+        except Exception:  # an application's code may raise anything
             log.exception("admit raised: the node is not admitted", node=member.node_id)
             return False
 

@@ -21,7 +21,6 @@ from mesh.errors import (
     DeliveryUncertain,
     NetworkClosed,
     NotDelivered,
-    RemoteError,
     RequestTimeout,
     UnknownAgent,
 )
@@ -45,7 +44,6 @@ from .body import (
     F_FROM,
     F_HEADERS,
     F_OFFSET,
-    F_PAYLOAD,
     F_SEQUENCE,
     F_TO,
     F_TYPE,
@@ -62,7 +60,6 @@ from .body import (
     decode_acks,
     decode_batch,
     decode_broadcast,
-    decode_error,
     decode_settled,
     encode_broadcast,
     encode_error,
@@ -70,6 +67,7 @@ from .body import (
     message_id_prefix,
     to_agent_message,
 )
+from .calls import Calls
 from .dialogue import Dialogue, IncomingFlow
 from .flow import SendWindow
 from .hooks import DurableMessages
@@ -84,9 +82,6 @@ BURST_BYTES: Final = 128 * 1024
 
 # How often a waiting sender asks for a link again.
 LINK_RETRY_S: Final = 1.0
-
-# How much later than its deadline a call may end, so that many calls cost few looks at all of them.
-EXPIRY_STEP_S: Final = 0.005
 
 # What a named tuple's own constructor calls in the end; half its price, for every message.
 _new_tuple: Final = tuple.__new__
@@ -111,17 +106,6 @@ class Route:
         """Whether a message could be posted this instant."""
         window = self.window
         return window.sent_bytes < window.limit_bytes and not self.dialogue.is_congested
-
-
-class _Call:
-    """A query that waits for its response until ``deadline``, on the loop's clock."""
-
-    __slots__ = ("deadline", "dialogue", "future")
-
-    def __init__(self, future: asyncio.Future[bytes], dialogue: Dialogue, deadline: float) -> None:
-        self.future = future
-        self.dialogue = dialogue
-        self.deadline = deadline
 
 
 class Courier:
@@ -162,10 +146,7 @@ class Courier:
         self._burst_bytes = 0
         self._sequence = 0
         self._id_prefix = message_id_prefix(node_id, life)
-        self._calls: dict[int, _Call] = {}
-        # One timer for all calls: one for each would be a tenth of what a request costs.
-        self._expiry_at = math.inf
-        self._expiry_timer: asyncio.TimerHandle | None = None
+        self._calls = Calls()
         self._routes: dict[int, Route] = {}
         # Who waits for an agent to be located or a node to be linked; woken at every change of either.
         self._news: list[asyncio.Future[None]] = []
@@ -205,21 +186,18 @@ class Courier:
         if self.durable is not None:
             self.durable.link_closed(dialogue.node_id)
         self.news()
-        for call in self._calls.values():
-            if call.dialogue is dialogue and not call.future.done():
-                call.future.set_exception(
-                    DeliveryUncertain(
-                        f"the link to {dialogue.node_id} broke ({reason.name.lower()}{': ' if detail else ''}{detail}) "
-                        "before it responded; the request may have been carried out"
-                    )
-                )
+        text = (
+            f"the link to {dialogue.node_id} broke ({reason.name.lower()}{': ' if detail else ''}{detail}) "
+            "before it responded; the request may have been carried out"
+        )
+        self._calls.fail(lambda: DeliveryUncertain(text), dialogue)
 
     def hold_link(self, link: Link) -> bool:
         """Send nothing on ``link`` for now; ``False``: a call waits for something to come over it."""
         dialogue = self._by_link.get(link)
         if dialogue is None:
             return True
-        return not any(call.dialogue is dialogue for call in self._calls.values()) and dialogue.hold()
+        return not self._calls.wait_for(dialogue) and dialogue.hold()
 
     def release_link(self, link: Link) -> None:
         """Go on sending on ``link``."""
@@ -345,13 +323,8 @@ class Courier:
         if route is None or not route.is_clear:
             route, timeout_s = await self._wait_route(parcel.to_agent, timeout_s)
         dialogue = route.dialogue
-        loop = asyncio.get_running_loop()
         sequence = self._next_sequence()
-        future: asyncio.Future[bytes] = loop.create_future()
-        deadline = loop.time() + timeout_s
-        self._calls[sequence] = _Call(future, dialogue, deadline)
-        if deadline < self._expiry_at:
-            self._expire_at(deadline)
+        future = self._calls.add(sequence, dialogue, timeout_s)
         try:
             message = parcel.message(sequence, 0, self._now_ms() if parcel.timestamp_ms else 0)
             route.window.sent_bytes += dialogue.post(message, parcel.priority, parcel.ttl)
@@ -364,25 +337,6 @@ class Courier:
             ) from None
         finally:
             del self._calls[sequence]
-
-    def _expire_at(self, deadline: float) -> None:
-        """Look for calls that are over at ``deadline``, and not before unless a shorter one comes."""
-        if self._expiry_timer is not None:
-            self._expiry_timer.cancel()
-        self._expiry_at = deadline
-        self._expiry_timer = asyncio.get_running_loop().call_at(deadline, self._expire_calls)
-
-    def _expire_calls(self) -> None:
-        now = asyncio.get_running_loop().time()
-        self._expiry_at, self._expiry_timer = math.inf, None
-        earliest = math.inf
-        for call in self._calls.values():
-            if call.deadline > now:
-                earliest = min(earliest, call.deadline)
-            elif not call.future.done():
-                call.future.set_exception(TimeoutError())
-        if earliest < math.inf:
-            self._expire_at(max(earliest, now + EXPIRY_STEP_S))
 
     def broadcast(self, parcel: Parcel) -> Receipt:
         """Send one message to every agent of every node; gossip carries it."""
@@ -650,20 +604,8 @@ class Courier:
             log.info("message for an agent that is not here", agent=message[F_TO], peer=flow.dialogue.node_id)
 
     def _response_received(self, dialogue: Dialogue, message: Message) -> None:
-        correlation = message[F_CORRELATION] if len(message) > F_CORRELATION else None
-        call = self._calls.get(correlation) if correlation is not None else None
-        # Only the node that was asked can answer: a sequence is easy to guess.
-        if call is None or call.dialogue is not dialogue or call.future.done():
+        if not self._calls.settle(dialogue, message):
             self.counters["dropped_late_response"] += 1
-            return
-        if not message[F_FLAGS] & FLAG_ERROR:
-            call.future.set_result(message[F_PAYLOAD])
-            return
-        code, kind, text = decode_error(message[F_PAYLOAD])
-        if code == ERROR_UNKNOWN_AGENT:
-            call.future.set_exception(UnknownAgent(text))
-        else:
-            call.future.set_exception(RemoteError(text, kind=kind))
 
     def broadcast_received(self, origin: str, life: int, payload: bytes) -> None:
         """A broadcast arrived for every agent here.
@@ -765,11 +707,8 @@ class Courier:
             async with asyncio.timeout(drain_s):
                 for dialogue in list(self._dialogues.values()):
                     await dialogue.wait_room()
-        for call in self._calls.values():
-            if not call.future.done():
-                call.future.set_exception(NetworkClosed("this node left the network before the response came"))
-        if self._expiry_timer is not None:
-            self._expiry_timer.cancel()
+        self._calls.fail(lambda: NetworkClosed("this node left the network before the response came"))
+        self._calls.close()
         self.news()
         for dialogue in list(self._dialogues.values()):
             dialogue.close()
