@@ -35,10 +35,10 @@ class LinkConfig:
         LocalProtocolError: A value is out of its bounds, or two contradict each other.
     """
 
-    keepalive_interval_s: float = 1.25
+    keepalive_interval_s: float = 2.0
     """A ping is sent when nothing was sent or nothing was received for this long.  0.01 to 600.  Above the longest
-    pause between two heartbeats of the layer above, 1.1 s, so that a link that carries them needs no pings: with 1.0 a
-    quarter of all frames of an idle node were pings and pongs."""
+    pause between two heartbeats of the layer above (1.75 s and a tenth), so that a link that carries them needs no
+    pings."""
     keepalive_timeout_s: float = 4.0
     """A link is dead when nothing was received for this long.  At least twice the interval, so that one lost or
     late ping is not a death; the membership layer adds its own suspicion time on top.  0.05 to 3600."""

@@ -197,12 +197,16 @@ class Courier:
         dialogue = self._by_link.get(link)
         if dialogue is None:
             return True
-        return not self._calls.wait_for(dialogue) and dialogue.hold()
+        if self._calls.wait_for(dialogue):
+            return False
+        return not (self.durable is not None and self.durable.is_waiting_for(dialogue.node_id)) and dialogue.hold()
 
     def release_link(self, link: Link) -> None:
         """Go on sending on ``link``."""
         if (dialogue := self._by_link.get(link)) is not None:
             dialogue.release()
+            if self.durable is not None:
+                self.durable.news()
 
     def _now_ms(self) -> int:
         return int(self._clock.wall() * 1000)

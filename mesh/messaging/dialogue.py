@@ -235,8 +235,8 @@ class Dialogue:
             ``False``, and nothing changed, if something is under way: waits to be sent, to be acknowledged, or for
             credit.
         """
-        waits = self._owed_credit or self._owed_delivered or self._owed_refused or self._stuck or self.unacked
-        if waits or any(self._open_bodies) or any(self._credit_waiters.values()):
+        owed = self._owed_credit or self._owed_delivered or self._owed_refused or self._owed_settled
+        if owed or self._stuck or self.unacked or any(self._open_bodies) or any(self._credit_waiters.values()):
             return False
         self.is_held = self.is_congested = True
         return True

@@ -384,6 +384,10 @@ class DurableCourier:
             self._stir(entry.to_agent)
         self._apply(events)
 
+    def is_waiting_for(self, node_id: str) -> bool:
+        """See :class:`mesh.messaging.hooks.DurableMessages`."""
+        return self._outbox.is_waiting_for(node_id)
+
     def link_closed(self, node_id: str) -> None:
         """See :class:`mesh.messaging.hooks.DurableMessages`."""
         self._outbox.link_lost(node_id)

@@ -39,6 +39,10 @@ class DurableMessages(Protocol):
         """A peer says what became of messages of ours."""
         ...
 
+    def is_waiting_for(self, node_id: str) -> bool:
+        """Whether a node is to say what became of messages of ours."""
+        ...
+
     def link_closed(self, node_id: str) -> None:
         """There is no link to that node any more."""
         ...

@@ -453,6 +453,11 @@ class Outbox:
             stream.refused_until = now + stream.refusals.next_s() + self._budget.withdraw_s(now)
             self._changed(key, stream)
 
+    def is_waiting_for(self, node_id: str) -> bool:
+        """Whether ``node_id`` has letters in its hands."""
+        streams = (stream for agent in self._agents.values() for stream in agent.streams.values())
+        return any(stream.node_id == node_id and stream.in_flight for stream in streams)
+
     def link_lost(self, node_id: str) -> None:
         """Whatever ``node_id`` has in its hands has to be sent again; it may have handled some of it."""
         for agent in self._agents.values():

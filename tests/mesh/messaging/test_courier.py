@@ -650,3 +650,28 @@ async def test_a_link_with_a_call_on_it_is_not_held() -> None:
         go_on.set()
         assert await call == b"x"
         await eventually(lambda: world["a"].hold_link(here))
+
+
+async def test_a_link_over_which_durable_messages_are_under_way_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their sender would have to send them again; once it goes on, so does what waits to be sent."""
+
+    class Durable:
+        waiting = True
+        told = 0
+
+        def is_waiting_for(self, node_id: str) -> bool:
+            assert node_id == "b"
+            return self.waiting
+
+        def news(self) -> None:
+            self.told += 1
+
+    async with World() as world:
+        here, durable = world.links["a", "b"], Durable()
+        monkeypatch.setattr(world["a"], "durable", durable)
+        assert not world["a"].hold_link(here)
+        durable.waiting = False
+        assert world["a"].hold_link(here)
+        world["a"].release_link(here)
+        assert durable.told == 1
+        monkeypatch.setattr(world["a"], "durable", None)

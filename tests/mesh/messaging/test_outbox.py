@@ -388,3 +388,14 @@ def test_numbers_grow_over_lives() -> None:
     assert first_sequence(5, 0) == (5 << 26) + 1
     assert first_sequence(5, 6 << 26) == (6 << 26) + 1
     assert first_sequence(2**37 - 1, 0) < 2**63
+
+
+def test_the_outbox_knows_of_whom_it_waits_for_word() -> None:
+    """Of the node that has letters in its hands, until it has handled them or its link is lost."""
+    outbox = make_outbox(make_letter(1))
+    assert not outbox.is_waiting_for("b")
+    assert send(outbox) == [1]
+    assert outbox.is_waiting_for("b")
+    assert not outbox.is_waiting_for("c")
+    outbox.link_lost("b")
+    assert not outbox.is_waiting_for("b")
