@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mesh import join as join_module
 from mesh.config import MeshConfig
 from mesh.errors import ConfigError
 from mesh.join import Joining, join_network
+from mesh.types import AgentNode
 from transport.types import Address
 
 
@@ -19,8 +21,9 @@ class FakeManager:
 
     made: list[FakeManager]
 
-    def __init__(self, config: MeshConfig) -> None:
+    def __init__(self, config: MeshConfig, *, admit: Callable[[AgentNode], bool] | None = None) -> None:
         self.config = config
+        self.admit = admit
         self.calls: list[str] = []
         FakeManager.made.append(self)
 
@@ -87,6 +90,10 @@ def test_a_wrong_setting_is_refused_at_once() -> None:
 
 async def test_arguments_reach_the_configuration(managers: list[FakeManager], tmp_path: Path) -> None:
     """What is given wins over the defaults; what is not given is left to them."""
+
+    def admit(node: AgentNode) -> bool:
+        return node.node_id != "x"
+
     await join_network(
         ["wss://10.0.0.5:7946", Address("10.0.0.6", 1)],
         node_id="n",
@@ -95,8 +102,10 @@ async def test_arguments_reach_the_configuration(managers: list[FakeManager], tm
         listen="127.0.0.1:0",
         data_dir=tmp_path,
         messages={"request_timeout_s": 2.5},
+        admit=admit,
     )
     config = managers[0].config
+    assert managers[0].admit is admit
 
     assert list(config.bootstrap) == [Address("10.0.0.5", 7946), Address("10.0.0.6", 1)]
     assert (config.node_id, config.network, config.mdns, config.data_dir) == ("n", "net", False, tmp_path)
@@ -109,6 +118,7 @@ def test_the_signature_is_a_promise() -> None:
     parameters = inspect.signature(join_network).parameters
 
     assert list(parameters) == [
-        *("bootstrap", "node_id", "network", "mdns", "listen", "data_dir", "join_token", "config", "settings"),
+        *("bootstrap", "node_id", "network", "mdns", "listen", "data_dir", "join_token", "config", "admit"),
+        "settings",
     ]
     assert all(p.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD for p in list(parameters.values())[1:])

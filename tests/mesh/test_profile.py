@@ -71,7 +71,9 @@ def test_later_fields_are_ignored() -> None:
         maintenance=True,
         agents=(AgentInfo(7, "a", ("cap",), "name", ("tag",), "1", {"k": "v"}),),
         can_issue=True,
+        groups=("g",),
     )
+    assert decode_profile(pack([0, {}, [], 0]), "a").groups == ()  # as the first version wrote it
 
 
 def test_a_profile_too_large_is_refused_before_it_leaves() -> None:

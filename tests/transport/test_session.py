@@ -207,16 +207,17 @@ def test_the_round_trip_is_measured_by_the_latest_ping_only() -> None:
 def test_a_ping_goes_out_when_either_direction_is_silent() -> None:
     """Not while both carry traffic, and not more than one per interval."""
     session = _open()
-    session.heard(0.9)
-    session.sent(0.9)
-    assert session.handle(Ticked(), 1.5) == []
-    session.heard(2.2)
-    assert _sent(session.handle(Ticked(), 2.2)) == [Kind.PING]  # nothing sent since 0.9
-    session.heard(2.5)
-    assert session.handle(Ticked(), 2.5) == []
-    session.sent(3.8)
-    session.heard(2.6)
-    assert _sent(session.handle(Ticked(), 3.9)) == [Kind.PING]  # nothing heard since 2.6
+    interval_s = CONFIG.keepalive_interval_s
+    session.heard(0.7 * interval_s)
+    session.sent(0.7 * interval_s)
+    assert session.handle(Ticked(), 1.2 * interval_s) == []
+    session.heard(1.75 * interval_s)
+    assert _sent(session.handle(Ticked(), 1.75 * interval_s)) == [Kind.PING]  # nothing sent since 0.7
+    session.heard(2 * interval_s)
+    assert session.handle(Ticked(), 2 * interval_s) == []
+    session.sent(3 * interval_s)
+    session.heard(2.05 * interval_s)
+    assert _sent(session.handle(Ticked(), 3.1 * interval_s)) == [Kind.PING]  # nothing heard since 2.05
 
 
 def test_a_busy_link_is_measured_now_and_then() -> None:
