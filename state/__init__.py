@@ -1,5 +1,4 @@
-"""Replicated state: clocks, CRDT documents, replication, consensus, storage.
+"""Replicated state: clocks, guards, CRDT documents, and the journal on disk; replication and consensus are to come.
 
-Internal to peermesh: import from :mod:`mesh` instead.  The layer is reserved here so that its place between
-:mod:`gossip` and :mod:`mesh` is fixed; what it holds is listed in ``ARCHITECTURE.md``.
+Internal to peermesh: import from :mod:`mesh` instead.
 """

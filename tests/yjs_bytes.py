@@ -150,7 +150,7 @@ def _misplaced() -> dict[str, bytes]:
         "type-of-kind-10": update([item(7, varint(10))]),
         "content-11": update([item(11, b"")]),
         "content-31": update([item(31, b"")]),
-        "text-in-an-array": update([item(4, sized(b"abc"), root=b"a:x", key=None), item(8, varint(1) + NULL)]),
+        "text-in-an-array": update([item(4, sized("é".encode()), root=b"a:x", key=None), entry(NULL)]),
         "subdocument": update([item(9, sized(b"guid") + NULL)]),
         "xml": update([item(7, varint(3) + sized(b"p"))]),
         "trailing": update([ok]) + b"z",

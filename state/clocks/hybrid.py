@@ -61,7 +61,7 @@ class HybridClock:
     """
 
     def __init__(self, drift_ms_max: int = DRIFT_MS_MAX, last: Timestamp | None = None) -> None:
-        self._drift_ms_max = drift_ms_max
+        self.drift_ms_max = drift_ms_max
         self._last = last or Timestamp(0)
         self.refused = 0
         """Stamps that were too far ahead."""
@@ -82,7 +82,7 @@ class HybridClock:
             wall_ms, logical = self._last
             # A counter that is used up borrows the next millisecond.
             stamp = Timestamp(wall_ms, logical + 1) if logical < LOGICAL_MAX else Timestamp(wall_ms + 1)
-            if stamp.wall_ms > now_ms + self._drift_ms_max:
+            if stamp.wall_ms > now_ms + self.drift_ms_max:
                 self.refused += 1
                 raise ClockDrift(
                     f"this machine's clock is {stamp.wall_ms - now_ms} ms behind a timestamp that was already used",
@@ -97,11 +97,11 @@ class HybridClock:
         Raises:
             ClockDrift: It is ahead of ``now_ms`` by more than the bound; nothing changed.
         """
-        if remote.wall_ms > now_ms + self._drift_ms_max:
+        if remote.wall_ms > now_ms + self.drift_ms_max:
             self.refused += 1
             raise ClockDrift(
                 f"a remote timestamp is {remote.wall_ms - now_ms} ms ahead of this machine's clock, "
-                f"and {self._drift_ms_max} ms are allowed",
+                f"and {self.drift_ms_max} ms are allowed",
                 hint="one of the two machines has a wrong clock; check NTP on both",
             )
 

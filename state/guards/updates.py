@@ -97,6 +97,8 @@ class Shape(NamedTuple):
     """By client: the first clock of its blocks, and the one after the last."""
     needs: dict[int, int]
     """By client: how many of its clocks must be known once the blocks are in: a bound on references and deletions."""
+    roots: tuple[str, ...] = ()
+    """The roots that it names; a new root is always named by the update that brings it."""
 
 
 def read_update(data: bytes, client: int | None, limits: Limits = VALUE_LIMITS) -> Shape:
@@ -122,7 +124,7 @@ def read_update(data: bytes, client: int | None, limits: Limits = VALUE_LIMITS) 
         raise UpdateRefused("update holds text that is not UTF-8") from error
     if reader.at != len(data):
         raise UpdateRefused(f"update has {len(data) - reader.at} bytes behind its end")
-    return Shape(spans, reader.needs)
+    return Shape(spans, reader.needs, tuple(reader.roots))
 
 
 def check_fits(shape: Shape, clocks: Mapping[int, int]) -> None:
@@ -135,7 +137,7 @@ def check_fits(shape: Shape, clocks: Mapping[int, int]) -> None:
     Raises:
         UpdateRefused: There would be a hole or an overlap, or it refers to what is not known.
     """
-    spans, needs = shape
+    spans, needs, _ = shape
     for client, (start, _) in spans.items():
         if start != clocks.get(client, 0):
             raise UpdateRefused(f"update starts at clock {start} of client {client}, known are {clocks.get(client, 0)}")
@@ -176,13 +178,14 @@ _CONTENTS: Final = {int(content): content for content in Content}
 class _Reader:
     """A position in the bytes; running past the end is an ``IndexError``, which the callers above translate."""
 
-    __slots__ = ("_mark", "_origin", "at", "data", "limits", "needs")
+    __slots__ = ("_mark", "_origin", "at", "data", "limits", "needs", "roots")
 
     def __init__(self, data: bytes, limits: Limits, origin: int | None = None) -> None:
         self.data = data
         self.at = 0
         self.limits = limits
         self.needs: dict[int, int] = {}
+        self.roots: dict[str, None] = {}
         # Nearly all client ids in an update are its origin's, eight bytes long: one comparison instead of eight steps.
         self._origin = origin
         self._mark = None if origin is None else _varint(origin)
@@ -241,11 +244,12 @@ class _Reader:
         """A text in UTF-8; yrs does not check that it is."""
         return self.take().decode()
 
-    def name(self) -> None:
+    def name(self) -> str:
         """A root's name or a key."""
         name = self.text()
         if len(name) * 4 > self.limits.name_bytes_max and len(name.encode()) > self.limits.name_bytes_max:
             raise UpdateRefused(f"name has {len(name.encode())} bytes, and {self.limits.name_bytes_max} are allowed")
+        return name
 
     # blocks
 
@@ -297,7 +301,7 @@ class _Reader:
         """Where a block without neighbours stands: in a root, by name, or in the type that a block holds."""
         kind = self.number(CLIENT_MAX)
         if kind == 1:
-            self.name()
+            self.roots[self.name()] = None
         elif kind == 0 and Content.TYPE in self.limits.contents:
             self.reference(client, clock)
         else:

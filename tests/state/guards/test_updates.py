@@ -199,7 +199,7 @@ def test_edges_are_accepted() -> None:
     infinities = [struct.pack(">Bf", 0x7C, float("inf")), struct.pack(">Bd", 0x7B, -float("inf"))]
     values = [*infinities, b"\x79", b"\x78", yjs.TEXT + yjs.sized("é".encode())]
     blocks = [yjs.entry(value, key="é".encode() * 512) for value in values]
-    assert read_update(yjs.update(blocks), CLIENT) == Shape({CLIENT: (0, 5)}, {})
+    assert read_update(yjs.update(blocks), CLIENT) == Shape({CLIENT: (0, 5)}, {}, ("m:",))
 
 
 def test_sizes_are_capped() -> None:

@@ -1,0 +1,1 @@
+"""Replicated documents: CRDTs by pycrdt, behind the guards of :mod:`state.guards`."""
