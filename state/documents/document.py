@@ -121,6 +121,7 @@ class Document:
         self._clock = clock or SystemClock()
         self._hybrid = HybridClock(drift_ms_max)
         self._limits = limits
+        self._client_ids: dict[Writer, int] = {}
         self._engine = Engine(self._client_of(writer))
         self._held: HoldBack[_Checked] = HoldBack(limits=limits)
         self._clients: dict[int, Writer] = {self._client_of(writer): writer}
@@ -351,7 +352,7 @@ class Document:
             if name is not None:
                 self._names[name] = None
                 if self._watchers:
-                    self._engine.open(name)
+                    self._engine.watch(name)
 
     # --- snapshots and digests ---
 
@@ -416,7 +417,7 @@ class Document:
     def _watch(self, watcher: Callable[[Change], None]) -> None:
         self._watchers[watcher] = None
         for name in self._names:
-            self._engine.open(name)
+            self._engine.watch(name)
 
     def _unwatch(self, watcher: Callable[[Change], None]) -> None:
         self._watchers.pop(watcher, None)
@@ -438,7 +439,10 @@ class Document:
     # --- odds and ends ---
 
     def _client_of(self, writer: Writer) -> int:
-        return client_of(self.name, self.lineage, writer)
+        client = self._client_ids.get(writer)
+        if client is None:
+            client = self._client_ids[writer] = client_of(self.name, self.lineage, writer)
+        return client
 
     def _now_ms(self) -> int:
         return int(self._clock.wall() * 1000)

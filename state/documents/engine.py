@@ -60,6 +60,7 @@ class Engine:
         self._roots: dict[Name, Map[Any] | Array[Any] | Text] = {}
         self._arrays: dict[Name, list[Leaf]] = {}
         self._strings: dict[Name, str] = {}
+        self._watched: dict[Name, None] = {}
         self._touched: list[Touched] = []
         self._local = False
         self._made = [b"", b""]
@@ -73,14 +74,14 @@ class Engine:
 
     def commit(self, steps: Sequence[Step]) -> tuple[Updates, list[Touched]]:
         """Do all steps, which were checked, in one transaction of each pycrdt document."""
-        for step in steps:
-            self.open(step.name)
+        texts = [step for step in steps if step.name.kind is Kind.TEXT]
         self._made = [b"", b""]
         self._local = True
         try:
-            with self._values.transaction(), self._texts.transaction():
-                for step in steps:
-                    self._do(step)
+            if len(texts) < len(steps):
+                self._do_all(self._values, [step for step in steps if step.name.kind is not Kind.TEXT])
+            if texts:
+                self._do_all(self._texts, texts)
         finally:
             self._local = False
         return Updates(*self._made), _touched(steps)
@@ -93,6 +94,13 @@ class Engine:
             self._texts.apply_update(updates.texts)
         touched, self._touched = self._touched, []
         return touched
+
+    def _do_all(self, doc: Doc[Any], steps: Sequence[Step]) -> None:
+        for step in steps:
+            self._root(step.name)
+        with doc.transaction():
+            for step in steps:
+                self._do(step)
 
     def _do(self, step: Step) -> None:
         match step:
@@ -154,14 +162,13 @@ class Engine:
         self._text(name)
         return self._strings[name]
 
-    def open(self, name: Name) -> None:
-        """Have a container's changes noted from now on."""
-        if name.kind is Kind.TEXT:
-            self._text(name)
-        elif name.kind is Kind.ARRAY:
-            self._array(name)
-        else:
-            self._map(name)
+    def watch(self, name: Name) -> None:
+        """Have a container's changes by others told from now on."""
+        root = self._root(name)
+        # Arrays and texts are observed for their mirrors; a map is not until somebody asks, for it costs 5 µs a change.
+        if isinstance(root, Map) and name not in self._watched:
+            self._watched[name] = None
+            self._subscriptions.append(root.observe(lambda event: self._map_changed(name, event)))
 
     def encoded(self) -> Updates:
         """The whole content."""
@@ -170,11 +177,15 @@ class Engine:
 
     # --- roots and their events ---
 
+    def _root(self, name: Name) -> Map[Any] | Array[Any] | Text:
+        if name.kind is Kind.TEXT:
+            return self._text(name)
+        return self._array(name) if name.kind is Kind.ARRAY else self._map(name)
+
     def _map(self, name: Name) -> Map[Any]:
         root = self._roots.get(name)
         if root is None:
             root = self._roots[name] = self._values.get(name.root, type=Map)
-            self._subscriptions.append(root.observe(lambda event: self._map_changed(name, event)))
         return cast("Map[Any]", root)
 
     def _array(self, name: Name) -> Array[Any]:

@@ -25,6 +25,7 @@ This bounds damage; it does not authorise.  An authenticated writer may still wr
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -443,6 +444,7 @@ class _Reader:
                 depth -= 1
 
 
+@functools.lru_cache(4_096)
 def _varint(number: int) -> bytes:
     encoded = bytearray()
     while number >= 0x80:

@@ -40,8 +40,8 @@ def test_mirrors_follow(seed: int) -> None:
     """After any steps, and on a replica that gets the updates, mirrors and pycrdt agree, opened early or late."""
     rng = random.Random(seed)
     one, two, late = Engine(1), Engine(2), Engine(3)
-    two.open(LIST)
-    two.open(TEXT)
+    two.watch(LIST)
+    two.watch(TEXT)
     for number in range(40):
         here, there = (one, two) if number % 2 else (two, one)
         updates, _ = here.commit(_staged(here, rng).steps)
@@ -65,7 +65,7 @@ def test_what_was_touched_is_told() -> None:
     staging.insert_items(LIST, 0, ["x", b"\x01\x01"])
     staging.insert_text(TEXT, 0, "é")
     for name in (MAP, LIST, TEXT):
-        two.open(name)
+        two.watch(name)
     updates, ours = one.commit(staging.steps)
     theirs = two.apply(updates)
     expected = [
