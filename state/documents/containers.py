@@ -314,9 +314,8 @@ class SetContainer(_Container):
         self._host.stage(stage)
 
     def _keys(self, element: Value, staging: Staging) -> list[str]:
-        ending = f":{_element(element)}"
-        # The part before the first colon has none.
-        return [key for key in staging.entries(self.name) if key[key.find(":") :] == ending]
+        # What stands before the first colon of a key, writer and numbers, has none itself.
+        return staging.keys_ending(self.name, f":{_element(element)}")
 
 
 @dataclass(frozen=True, slots=True)

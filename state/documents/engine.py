@@ -26,7 +26,7 @@ from state.guards.values import Leaf
 
 from .names import Kind, Name
 from .splices import Splice, array_splices, byte_offset, splice_text, text_splices
-from .steps import DeleteEntry, DeleteRange, InsertItems, InsertText, SetEntry, Step
+from .steps import DeleteEntry, DeleteRange, InsertItems, InsertText, SetEntry, Step, ending_of
 
 
 class Touched(NamedTuple):
@@ -61,6 +61,8 @@ class Engine:
         self._arrays: dict[Name, list[Leaf]] = {}
         self._strings: dict[Name, str] = {}
         self._watched: dict[Name, None] = {}
+        # Of maps that are searched by the ends of their keys: keys by ending.
+        self._endings: dict[Name, dict[str, dict[str, None]]] = {}
         self._touched: list[Touched] = []
         self._local = False
         self._made = [b"", b""]
@@ -106,8 +108,10 @@ class Engine:
         match step:
             case SetEntry(name, key, leaf):
                 self._map(name)[key] = leaf
+                self._note_key(name, key, there=True)
             case DeleteEntry(name, key):
                 del self._map(name)[key]
+                self._note_key(name, key, there=False)
             case InsertItems(name, index, leaves):
                 array = self._array(name)
                 for offset, leaf in enumerate(leaves):
@@ -151,6 +155,16 @@ class Engine:
     def length(self, name: Name) -> int:
         """How many entries a map has."""
         return len(self._map(name))
+
+    def keys_ending(self, name: Name, ending: str) -> list[str]:
+        """A map's keys of that :func:`~state.documents.steps.ending_of`; the first call for a map reads all of it."""
+        index = self._endings.get(name)
+        if index is None:
+            index = self._endings[name] = {}
+            for key in self.entries(name):
+                self._note_key(name, key, there=True)
+            self.watch(name)
+        return sorted(index.get(ending, ()))
 
     def items(self, name: Name) -> list[Leaf]:
         """An array's leaves; not to be changed."""
@@ -212,7 +226,23 @@ class Engine:
 
     def _map_changed(self, name: Name, event: MapEvent) -> None:
         if not self._local:
-            self._touched.append(Touched(name, tuple(sorted(_said(event).keys)), ()))
+            keys = _said(event).keys
+            self._touched.append(Touched(name, tuple(sorted(keys)), ()))
+            for key, change in keys.items():
+                self._note_key(name, key, there=change["action"] != "delete")
+
+    def _note_key(self, name: Name, key: str, *, there: bool) -> None:
+        index = self._endings.get(name)
+        if index is None:
+            return
+        ending = ending_of(key)
+        keys = index.setdefault(ending, {})
+        if there:
+            keys[key] = None
+        else:
+            keys.pop(key, None)
+            if not keys:
+                del index[ending]
 
     def _array_changed(self, name: Name, event: ArrayEvent) -> None:
         if self._local:

@@ -19,7 +19,7 @@ from state.errors import TransactionTooLarge
 from state.guards.values import Leaf
 
 from .names import Kind, Name
-from .steps import DeleteEntry, DeleteRange, InsertItems, InsertText, SetEntry, Step
+from .steps import DeleteEntry, DeleteRange, InsertItems, InsertText, SetEntry, Step, ending_of
 
 #: Operations, items and entries of one transaction: pycrdt's time grows with their square.
 OPERATIONS_MAX: Final = 4_096
@@ -47,6 +47,10 @@ class Content(Protocol):
 
     def length(self, name: Name) -> int:
         """How many entries a map has."""
+        ...
+
+    def keys_ending(self, name: Name, ending: str) -> list[str]:
+        """A map's keys of that ending."""
         ...
 
     def items(self, name: Name) -> list[Leaf]:
@@ -114,6 +118,13 @@ class Staging:
         if name in self._entries or name in self._deleted:
             return len(self.entries(name))
         return self._content.length(name)
+
+    def keys_ending(self, name: Name, ending: str) -> list[str]:
+        """A map's keys of that ending, in order."""
+        deleted = self._deleted.get(name, {})
+        held = [key for key in self._content.keys_ending(name, ending) if key not in deleted]
+        staged = [key for key in self._entries.get(name, {}) if ending_of(key) == ending]
+        return sorted({*held, *staged}) if staged else held
 
     def set_entry(self, name: Name, key: str, leaf: Leaf) -> None:
         """Put a leaf under a key.

@@ -50,3 +50,8 @@ class DeleteRange(NamedTuple):
 
 
 Step: TypeAlias = SetEntry | DeleteEntry | InsertItems | InsertText | DeleteRange
+
+
+def ending_of(key: str) -> str:
+    """The part of a map's key from its first colon on, by which sets finds it."""
+    return key[key.find(":") :]

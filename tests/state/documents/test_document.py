@@ -404,6 +404,45 @@ def test_a_writer_cannot_take_anothers_client_id(monkeypatch: pytest.MonkeyPatch
         two.apply(one.outgoing()[0])
 
 
+def test_what_pycrdt_refuses_is_a_refused_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should pycrdt find fault with what the guards let pass, that is the origin's error, not a crash."""
+    one, two = _documents(A, B)
+    one["k"] = 1
+
+    def refuse(_updates: object) -> None:
+        raise RuntimeError("block parent must be deleted")
+
+    monkeypatch.setattr(two._engine, "apply", refuse)
+    with pytest.raises(UpdateRefused, match="pycrdt refused an update of a/1: block parent"):
+        two.apply(one.outgoing()[0])
+    assert two.version == VersionVector()
+
+
+def test_unsent_changes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that never takes its envelopes is told so before memory runs out, and nothing more is done."""
+    monkeypatch.setattr("state.documents.document.OUTGOING_MAX", 2)
+    (one,) = _documents(A)
+    one["a"], one["b"] = 1, 2
+    with pytest.raises(StateError, match="2 changes wait"):
+        one["c"] = 3
+    assert "c" not in one
+    assert len(one.outgoing()) == 2
+    one["c"] = 3
+
+
+def test_containers_of_later_versions_are_left_alone() -> None:
+    """A root of a kind that this version does not know is carried along and not read."""
+    one, two = _documents(A, B)
+    client = client_of("board", one.lineage, C)
+    envelope = _forged(C, 1, values=yjs.update([yjs.entry(b"\x78", root=b"z:new")], client=client))
+    for document in (one, two):
+        assert document.apply(envelope) is Outcome.APPLIED
+    late = Document("board", Writer(NodeId("d"), 1))
+    late.restore(one.snapshot())
+    assert late.digest() == two.digest() == Document("board", A).digest()
+    assert one.containers() == []
+
+
 # --- snapshots, digests, watching ---------------------------------------------------------------------------------
 
 

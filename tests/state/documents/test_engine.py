@@ -78,6 +78,20 @@ def test_what_was_touched_is_told() -> None:
     assert two.apply(updates) == []
 
 
+def test_keys_by_ending_follow_others() -> None:
+    """The index of a map's keys follows what others set and delete."""
+    one, two = Engine(1), Engine(2)
+    assert two.keys_ending(MAP, ":x") == []
+    for key, deleted in (("1:x", False), ("2:x", False), ("1:x", True)):
+        staging = Staging(one)
+        if deleted:
+            staging.delete_entry(MAP, key)
+        else:
+            staging.set_entry(MAP, key, True)
+        two.apply(one.commit(staging.steps)[0])
+        assert two.keys_ending(MAP, ":x") == sorted(key for key in one.entries(MAP))
+
+
 def test_nothing_is_no_update() -> None:
     """No steps make no update, and an empty document encodes to none."""
     engine = Engine(1)

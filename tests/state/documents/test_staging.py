@@ -54,6 +54,26 @@ def test_maps_read_as_staged() -> None:
     ]
 
 
+def test_keys_are_found_by_their_endings() -> None:
+    """Held, staged and deleted keys, from the first colon on."""
+    engine = _engine()
+    for staged in (("1:x", "2:x", "1:y", "none"), ("3:x:z", "4:x")):
+        staging = Staging(engine)
+        for key in staged:
+            staging.set_entry(MAP, key, True)
+        engine.commit(staging.steps)
+        assert engine.keys_ending(MAP, ":y") == ["1:y"]
+    staging = Staging(engine)
+    assert staging.keys_ending(MAP, ":x") == ["1:x", "2:x", "4:x"]
+    staging.delete_entry(MAP, "2:x")
+    staging.set_entry(MAP, "0:x", True)
+    staging.delete_entry(MAP, "1:y")
+    assert (staging.keys_ending(MAP, ":x"), staging.keys_ending(MAP, ":y")) == (["0:x", "1:x", "4:x"], [])
+    engine.commit(staging.steps)
+    assert (engine.keys_ending(MAP, ":x"), engine.keys_ending(MAP, ":y")) == (["0:x", "1:x", "4:x"], [])
+    assert engine.keys_ending(MAP, ":x:z") == ["3:x:z"]
+
+
 def test_sequences_read_as_staged() -> None:
     """Arrays and texts with what was put in and taken out; clocks count items and UTF-16 units."""
     engine = _engine()
