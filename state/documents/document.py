@@ -35,7 +35,7 @@ from transport.wire import pack
 
 from .containers import ArrayContainer, Counter, MapContainer, Register, SetContainer, TextContainer
 from .engine import Engine, Touched, Updates
-from .envelope import DOCUMENT_BYTES_MAX, Envelope, client_of, first_lineage
+from .envelope import DOCUMENT_BYTES_MAX, Envelope, client_of, fingerprint, first_lineage
 from .events import Change
 from .names import Kind, Name, name_of
 from .splices import Splice
@@ -48,6 +48,8 @@ log = get_logger("mesh.state")
 OUTGOING_MAX: Final = 65_536
 #: The largest update in a snapshot.
 SNAPSHOT_BYTES_MAX: Final = 64 << 20
+
+_HISTORY_MAX: Final = (1 << 128) - 1
 
 _ROOT: Final = Name(Kind.MAP)
 
@@ -72,6 +74,7 @@ class Snapshot:
     document: str
     lineage: bytes
     version: VersionVector
+    history: bytes
     stamp: Timestamp
     values: bytes
     texts: bytes
@@ -133,6 +136,7 @@ class Document:
         self._staging: Staging | None = None
         self._watchers: dict[Callable[[Change], None], None] = {}
         self._revision = 0
+        self._history = 0
         self._digest: tuple[int, bytes] = (-1, b"")
         self._map = MapContainer(self, _ROOT)
 
@@ -245,9 +249,11 @@ class Document:
         client = self._client_of(self.writer)
         for clocks, length in zip(self._clocks, staging.clocks, strict=True):
             clocks[client] = clocks.get(client, 0) + length
-        self._outgoing.append(
-            Envelope(self.name, self.lineage, dot, VersionVector(self._heard), stamp, updates.values, updates.texts)
+        envelope = Envelope(
+            self.name, self.lineage, dot, VersionVector(self._heard), stamp, updates.values, updates.texts
         )
+        self._outgoing.append(envelope)
+        self._history = (self._history + fingerprint(envelope)) & _HISTORY_MAX
         self._heard.clear()
         self._held.settle(dot)
         self._changed(touched, self.writer, local=True)
@@ -339,6 +345,7 @@ class Document:
         for shape, clocks in zip(shapes, self._clocks, strict=True):
             if shape is not None:
                 clocks.update({client: end for client, (_, end) in shape.spans.items()})
+        self._history = (self._history + fingerprint(envelope)) & _HISTORY_MAX
         self._heard[envelope.dot.writer] = envelope.dot.counter
         # Checked when it came.  Should our clock have been set back since, the stamp is not taken; our next ones wait.
         with suppress(StateError):
@@ -359,7 +366,9 @@ class Document:
     def snapshot(self) -> Snapshot:
         """Everything that is in the content now; not what is held."""
         updates = self._engine.encoded()
-        return Snapshot(self.name, self.lineage, self.version, self._hybrid.last, updates.values, updates.texts)
+        return Snapshot(
+            self.name, self.lineage, self.version, self.history(), self._hybrid.last, updates.values, updates.texts
+        )
 
     def restore(self, snapshot: Snapshot) -> None:
         """Start from a snapshot; for a replica that has nothing yet.
@@ -388,9 +397,18 @@ class Document:
                 clocks.update({client: end for client, (_, end) in shape.spans.items()})
         self._engine.apply(Updates(snapshot.values, snapshot.texts))
         self._held = HoldBack(snapshot.version, self._limits)
+        self._history = int.from_bytes(snapshot.history) & _HISTORY_MAX
         self._heard = dict(snapshot.version)
         self._hybrid = HybridClock(self._hybrid.drift_ms_max, max(self._hybrid.last, snapshot.stamp))
         self._changed([], self.writer, local=False)
+
+    def history(self) -> bytes:
+        """16 bytes over all envelopes that are in the content: equal when two replicas have applied the same ones.
+
+        Costs nothing to ask, so this is what replicas compare all the time.  It also differs when two envelopes were
+        given one number, which version vectors do not show.  It does not look at the content (:meth:`digest` does).
+        """
+        return self._history.to_bytes(16)
 
     def digest(self) -> bytes:
         """16 bytes over the whole content: equal on two replicas exactly when they read the same.

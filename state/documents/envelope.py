@@ -111,6 +111,15 @@ def decode_envelope(data: bytes) -> Envelope:
 _FIELDS_MAX: Final = 16
 
 
+def fingerprint(envelope: Envelope) -> int:
+    """128 bits that stand for one envelope; their sum modulo 2^128 stands for a set of them, in whatever order."""
+    head = f"{envelope.dot.writer}\0{envelope.dot.counter}\0{envelope.stamp.packed}\0{len(envelope.values)}\0"
+    total = blake2b(head.encode(), digest_size=16, person=b"peermesh history")
+    total.update(envelope.values)
+    total.update(envelope.texts)
+    return int.from_bytes(total.digest())
+
+
 def client_of(document: str, lineage: bytes, writer: Writer) -> int:
     """The Yjs client id under which ``writer`` writes: 53 bits, and never 0, which some count as none."""
     key = b"\0".join((document.encode(), lineage, str(writer).encode()))

@@ -128,6 +128,7 @@ def _check(world: World) -> None:
     assert all(document.held_count == 0 for document in documents)
     assert {document.version for document in documents} == {first.version}
     assert {document.digest() for document in documents} == {first.digest()}
+    assert {document.history() for document in documents} == {first.history()}
     assert first.map("stats").counter("hits").value == world.counted
     for document in documents:
         # The mirrors say what pycrdt says.

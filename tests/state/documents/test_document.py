@@ -351,6 +351,18 @@ def test_a_copy_of_our_own_data_is_reported() -> None:
         copy.apply(second)
 
 
+def test_histories_tell_copies_apart() -> None:
+    """Two envelopes under one number leave version vectors equal, and histories different."""
+    one, copy, two, three = _documents(A, A, B, C)
+    one["k"] = 1
+    copy["k"] = 2
+    two.apply(one.outgoing()[0])
+    three.apply(copy.outgoing()[0])
+    assert two.version == three.version
+    assert two.history() != three.history()
+    assert two.history() == one.history() != _documents(A)[0].history()
+
+
 def test_a_clock_from_the_future_is_refused_until_ours_is_there() -> None:
     """A stamp beyond the bound changes nothing; the same envelope is taken once our clock is near it."""
     one_clock, two_clock = HandClock(), HandClock()
@@ -460,7 +472,7 @@ def test_a_late_replica_starts_from_a_snapshot() -> None:
     (tail,) = one.outgoing()
     (late,) = _documents(C)
     late.restore(snapshot)
-    assert (late.digest(), late.version) == (two.digest(), two.version)
+    assert (late.digest(), late.version, late.history()) == (two.digest(), two.version, two.history())
     late.apply(tail)
     late["mine"] = 1
     two.apply(tail)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from state.clocks.hybrid import Timestamp
 from state.clocks.vectors import Dot, VersionVector, Writer
-from state.documents.envelope import Envelope, client_of, decode_envelope, encode_envelope, first_lineage
+from state.documents.envelope import Envelope, client_of, decode_envelope, encode_envelope, fingerprint, first_lineage
 from transport.errors import RemoteProtocolError
 from transport.types import NodeId
 from transport.wire import BODY_BYTES_MAX, pack
@@ -81,6 +82,20 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     except RemoteProtocolError:
         return
     assert decode_envelope(encode_envelope(envelope)) == envelope
+
+
+def test_fingerprints_tell_envelopes_apart() -> None:
+    """Another writer, number, time or update, or the same bytes as text instead of values, is another envelope."""
+    envelope = decode_envelope(pack(FIELDS))
+    others = [
+        replace(envelope, dot=Dot(B, 7)),
+        replace(envelope, dot=Dot(A, 8)),
+        replace(envelope, stamp=Timestamp(6)),
+        replace(envelope, values=b"valuest", texts=b"exts"),
+        replace(envelope, texts=b"other"),
+    ]
+    assert fingerprint(decode_envelope(encode_envelope(envelope))) == fingerprint(envelope) < 2**128
+    assert len({fingerprint(one) for one in (envelope, *others)}) == 6
 
 
 def test_client_ids_are_computed() -> None:
