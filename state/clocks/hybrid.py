@@ -112,4 +112,8 @@ class HybridClock:
             ClockDrift: See :meth:`check`.
         """
         self.check(remote, now_ms)
+        self.take(remote)
+
+    def take(self, remote: Timestamp) -> None:
+        """Like :meth:`observe`, for a stamp that passed :meth:`check` when it came."""
         self._last = max(self._last, remote)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Final
@@ -308,7 +308,8 @@ class Document:
             raise UpdateRefused(f"{writer} has the client id of {self._clients[client]}")
         checked = _Checked(envelope, client)
         self._hybrid.check(envelope.stamp, self._now_ms())
-        parcel = Parcel(envelope.dot, tuple(envelope.needs), envelope.size_bytes, checked)
+        needs = tuple(envelope.needs) if len(envelope.needs) else ()
+        parcel = Parcel(envelope.dot, needs, envelope.size_bytes, checked)
         verdict = self._held.offer(parcel)
         if verdict is Verdict.READY:
             self._apply_ready(parcel)
@@ -344,12 +345,11 @@ class Document:
             raise UpdateRefused(f"pycrdt refused an update of {envelope.dot.writer}: {error}"[:300]) from error
         for shape, clocks in zip(shapes, self._clocks, strict=True):
             if shape is not None:
-                clocks.update({client: end for client, (_, end) in shape.spans.items()})
+                for client, (_, end) in shape.spans.items():
+                    clocks[client] = end
         self._history = (self._history + fingerprint(envelope)) & _HISTORY_MAX
         self._heard[envelope.dot.writer] = envelope.dot.counter
-        # Checked when it came.  Should our clock have been set back since, the stamp is not taken; our next ones wait.
-        with suppress(StateError):
-            self._hybrid.observe(envelope.stamp, self._now_ms())
+        self._hybrid.take(envelope.stamp)
         self._changed(touched, envelope.dot.writer, local=False)
 
     def _learn_names(self, shape: Shape | None) -> None:

@@ -15,8 +15,7 @@ within a part ``/`` and ``~`` are written ``~1`` and ``~0`` (RFC 6901).
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from state.errors import ValueRefused
 from state.guards.values import check_key
@@ -25,8 +24,11 @@ from state.guards.values import check_key
 ROOT_BYTES_MAX: Final = 1_024
 
 
-class Kind(enum.Enum):
+class Kind(enum.StrEnum):
     """What a container is; the value begins its root's name."""
+
+    # An enum's own is a Python function, and names are looked up several times in each operation.
+    __hash__ = str.__hash__
 
     MAP = "m"
     ARRAY = "a"
@@ -39,8 +41,7 @@ class Kind(enum.Enum):
 _KINDS: Final = {kind.value: kind for kind in Kind}
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
+class Name(NamedTuple):
     """Which container of a document: its kind, and the keys that lead to it."""
 
     kind: Kind
