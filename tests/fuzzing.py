@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import fuzz_documents
 import fuzz_sealing
 from fuzz_stateful import COURIER_SEEDS, GOSSIP_SEEDS, SESSION_SEEDS, live_courier, live_gossip, live_session
 
@@ -219,6 +220,10 @@ _AGENT = AgentInfo(7, "there", ("summarize",), "name", ("gpu",), "1.2", {"zone":
 _MESSAGES = [[1, 1, 42, 7, 8, b"payload", 0], [2, 2, 42, 7, 8, b"", 5, 9, {"k": "v"}, "group"]]
 
 TARGETS: dict[str, Target] = {
+    "document-envelope": Target(fuzz_documents.apply_envelope, fuzz_documents.ENVELOPE_SEEDS),
+    "document-texts": Target(fuzz_documents.read_texts, fuzz_documents.TEXT_SEEDS),
+    "document-values": Target(fuzz_documents.read_values, fuzz_documents.VALUE_SEEDS),
+    "document-vectors": Target(fuzz_documents.read_vectors, fuzz_documents.VECTOR_SEEDS),
     "frame": Target(
         _frame,
         (
