@@ -223,6 +223,9 @@ class Contacts:
     def postpone(self, peer: NodeId, until: float) -> None:
         """``peer`` can be reached but does not want us now."""
         self._failures[peer] = _Failure(0, until)
+        candidate = self._candidates.get(peer)
+        if candidate is not None and candidate.due < until:
+            candidate.due = until
 
     def may_doubt(self, peer: NodeId, now: float) -> bool:
         """Whether it is time to tell membership of ``peer``'s last failure; then not again for a while."""

@@ -60,11 +60,16 @@ class LinkOpened:
 
 @dataclass(frozen=True, slots=True)
 class LinkLost:
-    """The link to ``peer`` went away.  ``left``: the peer said goodbye in order; ``wanted``: we closed it."""
+    """The link to ``peer`` went away.
+
+    ``left``: the peer said goodbye in order.  ``wanted``: one of us closed it for a reason that says nothing about the
+    peer's health.  ``vetoed``: that reason is that one of us does not admit the other.
+    """
 
     peer: NodeId
     left: bool = False
     wanted: bool = False
+    vetoed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,8 @@ _REPAIR_LAZY_S: Final = 1.0
 _REFUSALS_MAX: Final = 3
 #: How long a link that carried nothing but gossip is kept when it is no neighbour's.
 _UNUSED_LINK_S: Final = 5.0
+#: How long a node that one side does not admit is not dialled again.
+_VETO_S: Final = 60.0
 #: Round trips remembered; the oldest measurement is forgotten first.
 _RTTS_MAX: Final = 256
 
@@ -309,6 +311,8 @@ class HyParView:
                     self._wake(self._rng.uniform(0.0, _REPAIR_S))
         if event.left:
             self._contacts.drop(peer)
+        if event.vetoed:
+            self._contacts.postpone(peer, self._now + _VETO_S)
         self._wake_for_repair()
 
     def _dial_failed(self, event: DialFailed) -> None:

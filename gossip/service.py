@@ -454,7 +454,8 @@ class GossipService:
             del self._links[peer]
             self._partings.forget(peer)
             self._used_at.pop(peer, None)
-            self.feed(LinkLost(peer, left=reason is CloseReason.LEAVING, wanted=reason in _WANTED))
+            left, vetoed = reason is CloseReason.LEAVING, reason is CloseReason.VETOED
+            self.feed(LinkLost(peer, left, wanted=reason in _WANTED, vetoed=vetoed))
         if reason is CloseReason.DUPLICATE_NODE and self._unlinked is not link:
             self.node_id_taken(detail)
         if self._relays is None or self._relays.direct_closed(link):

@@ -286,8 +286,8 @@ class Courier:
     def _send_now(self, route: Route, parcel: Parcel) -> Receipt:
         self._sequence = sequence = self._sequence + 1
         dialogue = route.dialogue
-        now_ms = self._now_ms() if parcel.timestamp_ms else 0
-        cost = dialogue.post(parcel.message(sequence, 0, now_ms), parcel.priority, parcel.ttl)
+        message = parcel.message(sequence, 0, dialogue.base_ms if parcel.timestamp_ms else 0)
+        cost = dialogue.post(message, parcel.priority, parcel.ttl)
         route.window.sent_bytes += cost
         self._burst_bytes += cost
         return _new_tuple(Receipt, (f"{self._id_prefix}{sequence:x}", DeliveryStatus.SENT, dialogue.node_id, 1))
@@ -330,7 +330,7 @@ class Courier:
         sequence = self._next_sequence()
         future = self._calls.add(sequence, dialogue, timeout_s)
         try:
-            message = parcel.message(sequence, 0, self._now_ms() if parcel.timestamp_ms else 0)
+            message = parcel.message(sequence, 0, dialogue.base_ms if parcel.timestamp_ms else 0)
             route.window.sent_bytes += dialogue.post(message, parcel.priority, parcel.ttl)
             return await future
         except TimeoutError:
@@ -386,7 +386,7 @@ class Courier:
         if not dialogue.is_open:
             self.counters["dropped_no_link"] += 1
             return False
-        message = parcel.message(self._next_sequence(), flags, self._now_ms())
+        message = parcel.message(self._next_sequence(), flags, dialogue.base_ms)
         if len(message) > F_CORRELATION:
             message[F_CORRELATION] = query_sequence
         else:
@@ -399,8 +399,8 @@ class Courier:
         return self._sequence
 
     def _post(self, route: Route, parcel: Parcel, sequence: int, flags: int) -> None:
-        now_ms = self._now_ms() if parcel.timestamp_ms else 0
-        cost = route.dialogue.post(parcel.message(sequence, flags, now_ms), parcel.priority, parcel.ttl)
+        message = parcel.message(sequence, flags, route.dialogue.base_ms if parcel.timestamp_ms else 0)
+        cost = route.dialogue.post(message, parcel.priority, parcel.ttl)
         route.window.sent_bytes += cost
         self._burst_bytes += cost
 

@@ -96,6 +96,7 @@ class Dialogue:
         self.node_id: str = link.peer.node_id
         self._life = life
         self._now_ms = now_ms
+        self._base_ms: int | None = None
         self._tell_dirty = dirty
         self._is_dirty = False
         self._window_bytes = window_bytes
@@ -135,6 +136,13 @@ class Dialogue:
         if window is None:
             window = self._windows[agent_id] = SendWindow()
         return window
+
+    @property
+    def base_ms(self) -> int:
+        """The time that the bodies of this flush carry, to which messages give theirs in relation."""
+        if self._base_ms is None:
+            self._base_ms = self._now_ms()
+        return self._base_ms
 
     def post(self, message: Message, priority: Priority, ttl: int) -> int:
         """Add a message to the body that is being filled; it leaves with the next flush at the latest.
@@ -184,12 +192,13 @@ class Dialogue:
             if open_body is not None:
                 self._open_bodies[priority] = None
                 self._seal(Priority(priority), open_body.ttl, open_body.messages)
+        self._base_ms = None
 
     def _seal(self, priority: Priority, ttl: int, messages: list[Message]) -> None:
         if not messages:
             return
         try:
-            body = encode_batch(self._life, self._now_ms(), priority, messages)
+            body = encode_batch(self._life, self.base_ms, priority, messages)
             self._transmit(Envelope(Kind.MESSAGES, ttl, None, None, body), Lane.of(priority))
         except LocalProtocolError as error:
             # Arguments are checked when a message is accepted.  If one slips through, its neighbours must not pay.

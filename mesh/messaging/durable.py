@@ -325,7 +325,7 @@ class DurableCourier:
             if dialogue.is_congested or not window.is_open:
                 self._wait_ready(dialogue, agent_id)
                 return
-            cost = dialogue.post(self._message(step, now_ms), Priority(step.letter.priority), step.letter.ttl)
+            cost = dialogue.post(self._message(step, dialogue.base_ms), Priority(step.letter.priority), step.letter.ttl)
             window.sent_bytes += cost
             sent_bytes += cost
             self.counters["sent_again" if step.letter.sent else "sent"] += 1

@@ -23,10 +23,10 @@ class Parcel(NamedTuple):
     headers: Mapping[str, str] | None = None
     group: str | None = None
 
-    def message(self, sequence: int, flags: int, now_ms: int) -> Message:
-        """The message in wire order; fields that are empty are left off at the end."""
+    def message(self, sequence: int, flags: int, base_ms: int) -> Message:
+        """The message in wire order, for a body of that time; fields that are empty are left off at the end."""
         to_agent, from_agent, kind, payload, _, _, timestamp_ms, headers, group = self
-        offset = timestamp_ms - now_ms if timestamp_ms else 0
+        offset = timestamp_ms - base_ms if timestamp_ms else 0
         message: Message = [sequence, int(kind), from_agent, to_agent, flags, payload, offset]
         if group is not None:
             message += [None, dict(headers) if headers else None, group]

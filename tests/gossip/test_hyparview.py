@@ -422,3 +422,18 @@ def test_a_link_dialled_for_a_place_that_was_filled_meanwhile_just_stays() -> No
 
     assert world.feed(LinkOpened(dialled, 1, ())) == []
     assert Unlink(dialled, "not needed", UnlinkReason.IDLE) in world.wait(60)
+
+
+def test_one_that_does_not_admit_us_is_left_alone_for_a_minute() -> None:
+    """Or whom we do not admit: linking works each time, so nothing else would slow it down."""
+    world = World()
+    world.feed(Started())
+    world.feed(PeerFound(NodeId("a"), (address("a"),)))
+    world.wait(1)
+    world.feed(LinkOpened(NodeId("a"), 1, ()))
+    world.feed(LinkLost(NodeId("a"), wanted=True, vetoed=True))
+
+    dialled = [effect for effect in world.wait(50) if isinstance(effect, Dial)]
+    assert dialled == []
+    world.feed(PeerFound(NodeId("a"), (address("a"),)))
+    assert Dial(NodeId("a"), (address("a"),)) in world.wait(60)

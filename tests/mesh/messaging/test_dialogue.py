@@ -410,6 +410,21 @@ def test_one_peer_cannot_invent_agents_without_end(monkeypatch: pytest.MonkeyPat
         dialogue.incoming(3)
 
 
+async def test_all_bodies_of_a_flush_carry_one_time() -> None:
+    """So that a time that a message gives in relation to it arrives exactly; the next flush has its own."""
+    clock = iter(range(1_000, 2_000))
+    link = Recorder()
+    made = Dialogue(as_link(link), life=3, now_ms=lambda: next(clock), dirty=lambda _: None, window_bytes=1 << 20)
+    for sequence, stamp_ms in ((1, 777), (2, 888)):
+        made.post([sequence, 1, 42, 7, 0, b"", stamp_ms - made.base_ms], Priority.NORMAL, 8)
+        made.post([sequence, 1, 42, 7, 0, b"", stamp_ms - made.base_ms], Priority.HIGH, 8)
+        made.flush()
+
+    batches = [decode_batch(envelope.body) for envelope, _ in link.sent]
+    assert [batch.base_ms for batch in batches] == [1_000, 1_000, 1_001, 1_001]
+    assert [batch.base_ms + batch.messages[0][m.F_OFFSET] for batch in batches] == [777, 777, 888, 888]
+
+
 # --- holding ----------------------------------------------------------------------------------------------------
 
 
