@@ -788,3 +788,13 @@ def test_who_said_the_same_meanwhile_is_not_told() -> None:
     effects = node.fire(node.now + 0.5)
 
     assert [told(node, peer, effects) for peer in ("a", "b", "c")] == [[], [], []]
+
+
+def test_news_of_the_death_of_one_who_left_changes_nothing() -> None:
+    """Departure is final, so there is no suspicion to hurry."""
+    node = Node("a")
+    node.news(member("x"))
+    node.news(member("x", LEFT))
+    node.news(member("x", DEAD))
+
+    assert node.state("x") is LEFT

@@ -12,6 +12,7 @@ from gossip.events import (
     Dial,
     DialFailed,
     Effect,
+    GroupOpened,
     LeaveRequested,
     LinkLost,
     LinkOpened,
@@ -23,6 +24,7 @@ from gossip.events import (
     RouteChanged,
     RouteWanted,
     Send,
+    SendDropped,
     SetTimer,
     Started,
     TimerFired,
@@ -150,3 +152,19 @@ def test_the_router_shows_its_cores() -> None:
     assert made.me.node_id == "a"
     assert made.digest != core().digest
     assert made.statistics()["members"] == 2
+
+
+def test_what_found_no_room_goes_back_to_where_it_came_from() -> None:
+    """A group's payload to the group, a broadcast to the broadcast: each announces it instead."""
+    made = core()
+    neighbor(made, "b")
+    made.handle(GroupOpened("g", (NodeId("b"),), member=True), 0.0)
+    for request, kind in (
+        (BroadcastRequested(b"x", 1), Kind.BROADCAST),
+        (BroadcastRequested(b"x", 1, "g"), Kind.GROUP),
+    ):
+        (send,) = [e for e in made.handle(request, 1.0) if isinstance(e, Send) and e.kind == kind]
+        timers = [e.token for e in made.handle(SendDropped(send), 1.0) if isinstance(e, SetTimer)]
+        told = [e for token in timers for e in made.handle(TimerFired(token), 1.1)]
+        assert [(e.peer, e.kind) for e in told if isinstance(e, Send)] == [("b", kind)]
+    assert made.has_group("g")
