@@ -113,6 +113,10 @@ sim-short: $(RUN) ## Every simulated scenario with a few nodes and two fresh see
 bench: $(DEV) ## Measure throughput and latency, beside nats-server where it is installed; prints JSON
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
+.PHONY: cluster-short
+cluster-short: $(DEV) ## Forty real nodes, and twelve beside as many of Serf, end to end
+	@$(BIN)/pytest -q -m large tests/benchmarks/test_cluster.py
+
 .PHONY: cluster beside-serf
 cluster: $(DEV) ## A thousand real nodes on this machine, and what they see; prints JSON (CLUSTER=100 for less)
 	@$(BIN)/python benchmarks/cluster.py --nodes $(CLUSTER) $(ARGS)

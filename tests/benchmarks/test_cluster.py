@@ -16,7 +16,7 @@ from mesh.config import MeshConfig
 from mesh.processes import worker_environment
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.timeout(240)
 def test_forty_nodes_see_each_other_and_each_loss() -> None:
     """Complete views, broadcasts to all, requests to strangers, a kill, a freeze and a killed process of many."""
@@ -40,7 +40,7 @@ def test_forty_nodes_see_each_other_and_each_loss() -> None:
     assert document["cleaned_up"] is True
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.system
 @pytest.mark.timeout(240)
 def test_ours_and_serf_in_one_run() -> None:

@@ -343,7 +343,8 @@ async def test_a_broadcast_reaches_every_agent_once(join: Networks) -> None:
     assert len(marks) == 12
     assert sorted(agent for agent, payload in heard if payload == b"short") == sorted(everyone - {1})
     assert sorted(agent for agent, payload in heard if payload == b"long") == sorted(everyone - {2})
-    assert receipt.nodes == 3
+    assert receipt.status is DeliveryStatus.SENT
+    assert 1 <= receipt.nodes <= 3  # links are up, and some of their ends may not have agreed to be neighbours yet
 
 
 async def test_payloads_at_the_limit(join: Networks) -> None:
