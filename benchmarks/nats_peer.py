@@ -38,6 +38,19 @@ def nats_server() -> str | None:
     return shutil.which("nats-server", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
 
 
+_AUTHORITY_USAGE = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
+
 def write_certificates(folder: Path) -> None:
     """Write ``ca.crt`` and, for server and client, ``tls.crt`` and ``tls.key``: P-256, as the mesh has them."""
     now = dt.datetime.now(dt.UTC)
@@ -48,6 +61,7 @@ def write_certificates(folder: Path) -> None:
         x509.CertificateBuilder(ca_name, ca_name, ca_key.public_key(), x509.random_serial_number(), *times)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False)
+        .add_extension(_AUTHORITY_USAGE, critical=True)  # Python 3.13 verifies strictly, and misses it otherwise
         .sign(ca_key, hashes.SHA256())
     )
     key = ec.generate_private_key(ec.SECP256R1())
