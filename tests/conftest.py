@@ -9,11 +9,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
+from coverage import Coverage
 from hypothesis import HealthCheck, settings
 from support import PACKAGES, in_ci, open_descriptors
 
@@ -63,6 +64,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("system"))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Measure no coverage while whole networks run: the tracer makes them four times slower.
+
+    What the branches of a core do is for the tests of that core to show.  pytest-cov's own marker for this stops the
+    last collector that was started; in a worker of xdist that awakes the one which it started there for nothing.
+    """
+    folders = {*item.path.relative_to(item.config.rootpath).parts}
+    whole_network = item.path.stem.endswith("_network") or folders & {"chaos", "system", "benchmarks"}
+    stopped: list[Coverage] = []
+    if whole_network or item.get_closest_marker("slow") is not None:
+        while (collector := Coverage.current()) is not None:
+            collector.stop()
+            stopped.append(collector)
+    try:
+        return (yield)
+    finally:
+        if stopped:
+            stopped[0].start()
+
+
 # --- blocking calls ---------------------------------------------------------------------------------------------
 
 #: Our own code is watched; a blocking call in a library or in the test harness is not ours to mend.
@@ -76,6 +98,8 @@ def _allow_known(blockbuster: BlockBuster) -> None:
     for name in ("io.BufferedReader.read", "io.TextIOWrapper.read", "os.stat"):
         if name in blockbuster.functions:
             blockbuster.functions[name].can_block_in("ssl.py", {"load_cert_chain", "load_verify_locations"})
+    # The tracer of coverage takes a lock of its own when it sees a file for the first time.
+    blockbuster.functions["threading.Lock.acquire"].can_block_in("coverage/collector.py", {"lock_data"})
 
 
 @pytest.fixture(autouse=True)

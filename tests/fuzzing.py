@@ -329,7 +329,17 @@ def outcome(read: Callable[[bytes], object], data: bytes) -> str:
     Raises:
         Finding: Another error than a refusal, or too slow.
     """
-    # Of the processor, not the clock: on a busy machine anything can take a second.
+    result, seconds = _timed(read, data)
+    if seconds > SECONDS_MAX:
+        # The interpreter may collect the fuzzer's own garbage in the midst of any input: slow is what stays slow.
+        seconds = min(_timed(read, data)[1] for _ in range(3))
+    if seconds > SECONDS_MAX:
+        raise Finding(f"took {seconds:.1f} s for {len(data)} bytes")
+    return re.sub(r"\d+|'[^']*'|\"[^\"]*\"", "#", result)[:160]
+
+
+def _timed(read: Callable[[bytes], object], data: bytes) -> tuple[str, float]:
+    """What the target answered, and in how many seconds of processor time; a busy machine's clock accuses anyone."""
     started = time.thread_time()
     try:
         result = f"read {read(data)!r}"
@@ -337,10 +347,7 @@ def outcome(read: Callable[[bytes], object], data: bytes) -> str:
         result = f"refused {error.code} {error.message}"
     except Exception as error:  # whatever else it raises is what we are looking for
         raise Finding(f"{type(error).__name__}: {error}") from error
-    seconds = time.thread_time() - started
-    if seconds > SECONDS_MAX:
-        raise Finding(f"took {seconds:.1f} s for {len(data)} bytes")
-    return re.sub(r"\d+|'[^']*'|\"[^\"]*\"", "#", result)[:160]
+    return result, time.thread_time() - started
 
 
 def check_memory(read: Callable[[bytes], object], data: bytes) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import time
 
+import fuzzing
 import pytest
 from fuzzing import TARGETS, Finding, check_memory, known_inputs, mutate, outcome, run
 
@@ -46,6 +48,26 @@ def test_an_unexpected_error_is_a_finding() -> None:
     with pytest.raises(Finding, match="IndexError: planted"):
         outcome(crash, b"")
     assert outcome(refuse, b"") == "refused # planted #"
+
+
+def test_only_what_stays_slow_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One slow reading may be a collection of the fuzzer's own garbage; slow each time is the decoder."""
+    monkeypatch.setattr(fuzzing, "SECONDS_MAX", 0.01)
+    slow_readings = 1
+
+    def read(data: bytes) -> object:
+        nonlocal slow_readings
+        slow_readings -= 1
+        ends = time.thread_time() + (0.02 if slow_readings >= 0 else 0.0)
+        while time.thread_time() < ends:
+            pass
+        return "done"
+
+    assert outcome(read, b"") == "read #"
+
+    slow_readings = 1_000
+    with pytest.raises(Finding, match="took"):
+        outcome(read, b"")
 
 
 def test_an_amplifying_decoder_is_a_finding() -> None:

@@ -150,6 +150,7 @@ def _rebuilt(world: World) -> list[Document]:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_replicas_converge() -> None:
     """With reordering, 30 % sent twice and 20 % lost, 200 worlds end with equal digests, also when rebuilt."""
     started = time.monotonic()
