@@ -9,12 +9,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
-from coverage import Coverage
 from hypothesis import HealthCheck, settings
 from support import PACKAGES, in_ci, open_descriptors
 
@@ -55,34 +54,16 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tests that share the machine's network configuration on one worker; give slow ones more time."""
+    """Mark tests by where they are, keep those that share the machine's network on one worker, give slow ones time."""
     for item in items:
+        folders = {*item.path.relative_to(item.config.rootpath).parts}
+        if item.path.stem.endswith("_network") or folders & {"chaos", "system", "benchmarks"}:
+            item.add_marker(pytest.mark.network)
         if item.get_closest_marker("slow") is not None and item.get_closest_marker("timeout") is None:
             # They take seconds; on a machine that does other work as well, minutes.
             item.add_marker(pytest.mark.timeout(300))
         if item.get_closest_marker("system") is not None:
             item.add_marker(pytest.mark.xdist_group("system"))
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Measure no coverage while whole networks run: the tracer makes them four times slower.
-
-    What the branches of a core do is for the tests of that core to show.  pytest-cov's own marker for this stops the
-    last collector that was started; in a worker of xdist that awakes the one which it started there for nothing.
-    """
-    folders = {*item.path.relative_to(item.config.rootpath).parts}
-    whole_network = item.path.stem.endswith("_network") or folders & {"chaos", "system", "benchmarks"}
-    stopped: list[Coverage] = []
-    if whole_network or item.get_closest_marker("slow") is not None:
-        while (collector := Coverage.current()) is not None:
-            collector.stop()
-            stopped.append(collector)
-    try:
-        return (yield)
-    finally:
-        if stopped:
-            stopped[0].start()
 
 
 # --- blocking calls ---------------------------------------------------------------------------------------------
@@ -98,8 +79,6 @@ def _allow_known(blockbuster: BlockBuster) -> None:
     for name in ("io.BufferedReader.read", "io.TextIOWrapper.read", "os.stat"):
         if name in blockbuster.functions:
             blockbuster.functions[name].can_block_in("ssl.py", {"load_cert_chain", "load_verify_locations"})
-    # The tracer of coverage takes a lock of its own when it sees a file for the first time.
-    blockbuster.functions["threading.Lock.acquire"].can_block_in("coverage/collector.py", {"lock_data"})
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from gossip.events import (
     LinkOpened,
     Member,
     MemberChanged,
+    MemberForgotten,
     MemberState,
     PeerFound,
     Received,
@@ -37,6 +38,8 @@ from gossip.router import GossipCore
 from gossip.routing_codec import Answer, Ask
 from gossip.routing_codec import decode as decode_route
 from gossip.routing_codec import encode as encode_route
+from gossip.swim_codec import Ack, Ping, decode_probe, encode_probe
+from gossip.vivaldi import Coordinate
 from transport.types import Address, NodeId
 from transport.wire import Kind
 
@@ -168,3 +171,57 @@ def test_what_found_no_room_goes_back_to_where_it_came_from() -> None:
         told = [e for token in timers for e in made.handle(TimerFired(token), 1.1)]
         assert [(e.peer, e.kind) for e in told if isinstance(e, Send)] == [("b", kind)]
     assert made.has_group("g")
+
+
+def test_a_probe_that_nobody_answers_becomes_a_suspicion() -> None:
+    """The probing core concludes, the membership core decides."""
+    made = core()
+    waiting = [(0.0, effect) for effect in made.handle(LinkOpened(NodeId("b"), LIFE, THERE), 0.0)]
+    suspected: list[NodeId] = []
+    now = 0.0
+    while not suspected and waiting:
+        waiting.sort(key=lambda one: one[0] + (one[1].delay_s if isinstance(one[1], SetTimer) else 0.0))
+        since, effect = waiting.pop(0)
+        if isinstance(effect, SetTimer):
+            now = since + effect.delay_s
+            waiting += [(now, following) for following in made.handle(TimerFired(effect.token), now)]
+        elif isinstance(effect, MemberChanged) and effect.after.state is MemberState.SUSPECT:
+            suspected.append(effect.after.node_id)
+
+    assert suspected == ["b"]
+    assert now < 10.0
+
+
+def test_a_member_that_left_long_ago_is_forgotten_by_all() -> None:
+    """The shell is told, too."""
+    made = core()
+    neighbor(made, "b")
+    left = made.handle(LinkLost(NodeId("b"), wanted=False, left=True), 1.0)
+    assert [e.after.state for e in left if isinstance(e, MemberChanged)] == [MemberState.LEFT]
+    config = GossipConfig()
+
+    later = [
+        effect
+        for token in range(0, 70, 7)
+        for effect in made.handle(TimerFired(token), 2.0 + config.dead_retention_s)
+        if isinstance(effect, MemberForgotten)
+    ]
+
+    assert [effect.member.node_id for effect in later] == ["b"]
+    assert made.member(NodeId("b")) is None
+
+
+def test_the_router_knows_how_far_a_measured_peer_is() -> None:
+    """From the coordinates that probes bring back."""
+    made = core()
+    assert made.distance_s(NodeId("a"), NodeId("b")) is None
+
+    opened = made.handle(LinkOpened(NodeId("b"), LIFE, THERE), 0.0)
+    (ping,) = [effect for effect in opened if isinstance(effect, Send) and effect.kind == Kind.PROBE]
+    asked = decode_probe(ping.body)
+    assert isinstance(asked, Ping)
+    made.handle(Received(NodeId("b"), encode_probe(Ack(asked.sequence, Coordinate())), Kind.PROBE), 0.02)
+
+    distance_s = made.distance_s(NodeId("a"), NodeId("b"))
+    assert distance_s is not None
+    assert 0 < distance_s < 1
