@@ -1,6 +1,6 @@
 """Run every benchmark, one after the other, and print one JSON document: what ``make bench`` does.
 
-python benchmarks/run.py             about a minute and a half
+python benchmarks/run.py             about two minutes
 python benchmarks/run.py --quick     to see that they work; its figures mean little
 """
 
@@ -12,7 +12,7 @@ import json
 import sys
 from typing import Any
 
-from benchmarks import idle, latency, throughput
+from benchmarks import durable, idle, latency, throughput
 
 
 async def measure(*, quick: bool) -> dict[str, Any]:
@@ -23,6 +23,10 @@ async def measure(*, quick: bool) -> dict[str, Any]:
     document["throughput"] = await throughput.measure(runs=runs, run_s=run_s, payload_bytes=256)
     print("latency ...", file=sys.stderr, flush=True)
     document["latency"] = await latency.measure(runs=runs, run_s=run_s, payload_bytes=256, concurrencies=(1, 64))
+    print("durable ...", file=sys.stderr, flush=True)
+    document["durable"] = await durable.measure(
+        runs=runs, count=400 if quick else 40_000, payload_bytes=256, callers=20 if quick else 512, agents=16
+    )
     print("idle ...", file=sys.stderr, flush=True)
     document["idle"] = await idle.measure(
         links=6 if quick else 30, seconds=0.2 if quick else 10.0, starts=1 if quick else 3

@@ -19,6 +19,7 @@ from .values import plain
 
 if TYPE_CHECKING:
     from mesh.config import MeshConfig
+    from mesh.events import MeshEvent
     from mesh.manager import AgentNetworkManager
 
 
@@ -81,6 +82,7 @@ async def _run(config: MeshConfig, *, as_json: bool) -> ExitCode:
     stop = asyncio.Event()
     with _signals(stop):
         manager = AgentNetworkManager(config)
+        events = manager.events()  # now: the first members may be met before the start is over
         starting = asyncio.ensure_future(manager.start())
         stopping = asyncio.ensure_future(stop.wait())
         try:
@@ -91,7 +93,7 @@ async def _run(config: MeshConfig, *, as_json: bool) -> ExitCode:
                 return ExitCode.OK
             await starting
             try:
-                await _serve(manager, config, stop, as_json=as_json)
+                await _serve(manager, config, events, stop, as_json=as_json)
             finally:
                 await manager.leave_network()
         finally:
@@ -100,13 +102,19 @@ async def _run(config: MeshConfig, *, as_json: bool) -> ExitCode:
     return ExitCode.OK
 
 
-async def _serve(net: AgentNetworkManager, config: MeshConfig, stop: asyncio.Event, *, as_json: bool) -> None:
-    """Print events until ``stop``, or until the node is over: by itself, or because `mesh leave` said so."""
+async def _serve(
+    net: AgentNetworkManager,
+    config: MeshConfig,
+    events: AsyncIterator[MeshEvent],
+    stop: asyncio.Event,
+    *,
+    as_json: bool,
+) -> None:
+    """Print ``events`` until ``stop``, or until the node is over: by itself, or because `mesh leave` said so."""
     from mesh.logs import bind_node
 
     node = net.node
     bind_node(network=config.network, node_id=node.node_id)
-    events = net.events()
     watchers: set[asyncio.Future[Any]] = set()
     try:
         if as_json:
@@ -117,7 +125,7 @@ async def _serve(net: AgentNetworkManager, config: MeshConfig, stop: asyncio.Eve
         watchers = {
             asyncio.ensure_future(stop.wait()),
             asyncio.ensure_future(net.wait_closed()),
-            asyncio.ensure_future(_follow(events, as_json=as_json)),
+            asyncio.ensure_future(_follow(events, node.node_id, as_json=as_json)),
         }
         done, _ = await asyncio.wait(watchers, return_when=asyncio.FIRST_COMPLETED)
         for watcher in done:
@@ -141,10 +149,13 @@ def _ready(net: AgentNetworkManager, config: MeshConfig) -> dict[str, object]:
     }
 
 
-async def _follow(events: AsyncIterator[Any], *, as_json: bool) -> None:
+async def _follow(events: AsyncIterator[MeshEvent], own: str, *, as_json: bool) -> None:
     from mesh.control.values import event_document
+    from mesh.events import NodeJoined
 
     async for event in events:
+        if isinstance(event, NodeJoined) and event.node.node_id == own:
+            continue  # which is what was printed first
         document = event_document(event)
         await _print(json.dumps(document, ensure_ascii=False) if as_json else _told(document))
     await asyncio.Event().wait()  # the node is over; `wait_closed` says why

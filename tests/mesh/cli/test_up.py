@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -13,6 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import eventually
+
+from mesh import AgentNetworkManager, join_network
+from mesh.cli import up
+from mesh.config import MeshConfig
 
 Process = subprocess.Popen[str]
 Start = Callable[..., Process]
@@ -113,6 +119,35 @@ def test_two_nodes_from_ready_to_leave(start: Start, tmp_path: Path) -> None:
     assert first.returncode == 0, errors
     assert "node_left" in {json.loads(line)["event"] for line in output.splitlines()}
     assert "Traceback" not in errors
+
+
+async def test_whoever_is_met_during_the_start_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Members that are known before the node says it is ready are told of right after."""
+    shared: dict[str, Any] = {"data_dir": tmp_path, "listen": "127.0.0.1:0", "mdns": False, "preset": "local"}
+    begin = AgentNetworkManager.start
+
+    async def begin_and_meet(manager: AgentNetworkManager) -> None:
+        await begin(manager)
+        await manager.wait_for_members(2)
+
+    async with await join_network(node_id="there", **shared) as there:
+        monkeypatch.setattr(AgentNetworkManager, "start", begin_and_meet)
+        running = asyncio.ensure_future(up._run(MeshConfig.load(None, node_id="here", **shared), as_json=True))
+        await there.wait_for_members(2)
+        printed: list[dict[str, Any]] = []
+
+        def shown() -> bool:
+            printed.extend(json.loads(line) for line in capsys.readouterr().out.splitlines())
+            return len(printed) >= 2
+
+        await eventually(shown)
+        signal.raise_signal(signal.SIGTERM)
+        assert await running == 0
+
+    assert [one["event"] for one in printed[:2]] == ["ready", "node_joined"]
+    assert printed[1]["node"]["node_id"] == "there"
 
 
 def test_a_stale_socket_of_a_killed_node_is_replaced(start: Start, tmp_path: Path) -> None:
