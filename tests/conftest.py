@@ -79,6 +79,8 @@ def _allow_known(blockbuster: BlockBuster) -> None:
     for name in ("io.BufferedReader.read", "io.TextIOWrapper.read", "os.stat"):
         if name in blockbuster.functions:
             blockbuster.functions[name].can_block_in("ssl.py", {"load_cert_chain", "load_verify_locations"})
+    # The tracer of coverage takes a lock of its own when a line of a file is reached for the first time.
+    blockbuster.functions["threading.Lock.acquire"].can_block_in("coverage/collector.py", {"lock_data"})
 
 
 @pytest.fixture(autouse=True)
