@@ -13,6 +13,7 @@ from chaos.sim.runner import Watch
 from chaos.sim.world import World
 from gossip.config import GossipConfig
 from gossip.events import Dial, Effect, Event, Member, MetaChanged
+from transport.types import NodeId
 
 
 class Scripted:
@@ -21,6 +22,8 @@ class Scripted:
     ended = False
     digest = 0
     sequence = 0
+    needs = False
+    spares = True
 
     def __init__(self, self_member: Member, config: GossipConfig, rng: random.Random) -> None:
         self.me = self_member
@@ -41,6 +44,12 @@ class Scripted:
 
     def members(self) -> list[Member]:
         return [self.me]
+
+    def needs_link(self, node_id: NodeId) -> bool:
+        return self.needs
+
+    def spares_link(self, node_id: NodeId, now: float) -> bool:
+        return self.spares
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         self.heard.append(event)

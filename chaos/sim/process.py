@@ -42,6 +42,14 @@ class Core(Protocol):
         """What is believed of every node."""
         ...
 
+    def needs_link(self, node_id: NodeId) -> bool:
+        """Whether the node is a neighbour, or may become one."""
+        ...
+
+    def spares_link(self, node_id: NodeId, now: float) -> bool:
+        """Whether the link to the node was idle for so long that it may be closed."""
+        ...
+
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event and return what to do about it."""
         ...

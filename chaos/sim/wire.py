@@ -297,6 +297,26 @@ class Wire:
             link, end = entry
             self.part(link, 1 - end, LinkLost(peer, wanted=True), LinkLost(process.name, wanted=True))
 
+    def offer_parting(self, process: Process, peer: NodeId) -> None:
+        """The core does not need the link any more: it closes if the peer agrees, as in :mod:`gossip.parting`."""
+        entry = process.links.get(peer)
+        if entry is not None:
+            link, other = entry
+            self._world.at(link.latency_s, self._parting_offered, link, other)
+
+    def _parting_offered(self, link: Link, end: int) -> None:
+        """End ``end`` reads the offer; whoever is frozen or cut off does not answer, and the link stays."""
+        here, there = link.ends[end], link.ends[1 - end]
+        able = link.open[end] and here.live and not here.deferred and self._reachable(here, there)
+        if able and here.core.spares_link(there.name, self._world.now * here.drift):
+            self._world.at(link.latency_s, self._parting_agreed, link, 1 - end)
+
+    def _parting_agreed(self, link: Link, end: int) -> None:
+        """End ``end`` reads that the other one spares the link, too."""
+        here, there = link.ends[end], link.ends[1 - end]
+        if link.open[end] and here.live and not here.deferred and not here.core.needs_link(there.name):
+            self.part(link, end, LinkLost(there.name, wanted=True), LinkLost(here.name, wanted=True))
+
     def part(self, link: Link, end: int, here: LinkLost | None, there: LinkLost) -> None:
         """End ``end`` closes the link; the other end hears of it, behind all that was sent before."""
         self._close(link, end, here)

@@ -35,6 +35,7 @@ from gossip.events import (
     Superseded,
     TimerFired,
     Unlink,
+    UnlinkReason,
 )
 from gossip.incarnation import life_of, make_incarnation
 from gossip.router import GossipCore
@@ -319,6 +320,8 @@ class World:
                 self._observers.delivered(process, effect, self.now)
             case Dial():
                 self.wire.dial(process, effect.peer)
+            case Unlink(reason=UnlinkReason.IDLE):
+                self.wire.offer_parting(process, effect.peer)
             case Unlink():
                 self.wire.unlink(process, effect.peer)
             case MemberForgotten():

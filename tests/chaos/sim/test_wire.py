@@ -22,6 +22,7 @@ from gossip.events import (
     Send,
     SendDropped,
     Unlink,
+    UnlinkReason,
 )
 
 A, B = node_name(0), node_name(1)
@@ -277,6 +278,40 @@ def test_an_unwanted_link_closes_on_both_sides() -> None:
     assert last(world, 0) == LinkLost(B, wanted=True)
     assert last(world, 1) == LinkLost(A, wanted=True)
     assert world.wire.links_open == 0
+
+
+def idle_link() -> World:
+    """Two linked nodes, of which the first asks to close the link when it is told to say something."""
+    world = scripted_world(QUIET, linked=(0, 1))
+    Scripted.of(world.processes[A]).answer(BroadcastRequested, [Unlink(B, "not needed", UnlinkReason.IDLE)])
+    world.tell(world.processes[A], SAY)
+    return world
+
+
+def test_an_idle_link_closes_when_both_spare_it() -> None:
+    """After the offer and the agreement have travelled."""
+    world = idle_link()
+    world.run(1.0)
+
+    assert last(world, 0) == LinkLost(B, wanted=True)
+    assert last(world, 1) == LinkLost(A, wanted=True)
+    assert world.wire.links_open == 0
+
+
+@pytest.mark.parametrize("why", ["the peer uses it", "it became needed", "the peer is frozen", "the peer is cut off"])
+def test_an_idle_link_stays(why: str) -> None:
+    """When the peer does not agree or does not answer, or the first has a use for it meanwhile."""
+    world = idle_link()
+    here, there = Scripted.of(world.processes[A]), Scripted.of(world.processes[B])
+    there.spares = why != "the peer uses it"
+    here.needs = why == "it became needed"
+    if why == "the peer is frozen":
+        world.freeze(world.processes[B], 10.0)
+    elif why == "the peer is cut off":
+        world.wire.block([0], [1])
+    world.run(1.0)
+
+    assert world.wire.links_open == 2
 
 
 # --- partitions -------------------------------------------------------------------------------------------------
