@@ -225,3 +225,18 @@ def test_the_router_knows_how_far_a_measured_peer_is() -> None:
     distance_s = made.distance_s(NodeId("a"), NodeId("b"))
     assert distance_s is not None
     assert 0 < distance_s < 1
+
+
+def test_who_left_only_watches_its_links_end() -> None:
+    """Nobody is probed, asked to be a neighbour or dialled any more."""
+    made = core()
+    neighbor(made, "b")
+    made.handle(LeaveRequested(), 1.0)
+
+    opened = made.handle(LinkOpened(NodeId("c"), LIFE, THERE), 1.0)
+    lost = made.handle(LinkLost(NodeId("b"), wanted=False), 1.0)
+
+    kinds = {effect.kind for effect in (*opened, *lost) if isinstance(effect, Send)}
+    assert not kinds & {Kind.PROBE, Kind.OVERLAY, Kind.BROADCAST, Kind.GROUP}
+    assert not [effect for effect in (*opened, *lost) if isinstance(effect, Dial)]
+    assert made.handle(GroupOpened("g", (NodeId("b"),), member=True), 1.0) == []
