@@ -47,6 +47,8 @@ class Recorder:
         self.closed: list[tuple[Link, CloseReason, str]] = []
         self.events: list[tuple[str, NodeId]] = []
         self.received: list[Envelope] = []
+        # What came together, in one frame: how many envelopes each time.
+        self.runs: list[int] = []
         self.on_envelopes: Callable[[Link, Sequence[Envelope]], None] | None = None
 
     def link_opened(self, link: Link) -> None:
@@ -59,6 +61,7 @@ class Recorder:
 
     def envelopes_received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
         self.received.extend(envelopes)
+        self.runs.append(len(envelopes))
         if self.on_envelopes is not None:
             self.on_envelopes(link, envelopes)
 
