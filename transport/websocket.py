@@ -241,6 +241,8 @@ class WebSocketEndpoint(BaseEndpoint):
         self._server = _NoServer()
         # Accepted connections before they are links, oldest first, with their hosts; bounded by handshakes_max.
         self._pending: dict[asyncio.Task[None], str] = {}
+        # Accepted sockets whose task has not begun; one that is cancelled before would leave its socket open.
+        self._unserved: dict[asyncio.Task[None], socket.socket] = {}
         # Connections whose transport is not yet gone.
         self._connections: dict[Connection, None] = {}
 
@@ -273,15 +275,19 @@ class WebSocketEndpoint(BaseEndpoint):
 
     async def _accept(self, listener: socket.socket) -> None:
         """Accept for ever."""
-        loop = asyncio.get_running_loop()
         while True:
+            await _readable(listener)
+            # Accepted here and not in the loop: a task that is cancelled while one waits would lose the other's answer.
             try:
-                connected, peer = await loop.sock_accept(listener)
+                connected, peer = listener.accept()
+            except BlockingIOError:
+                continue
             except OSError as error:
                 # Out of descriptors, or the peer was gone before we came: neither is a reason to stop.
                 self.refuse("accept", error=str(error))
                 await asyncio.sleep(_ACCEPT_PAUSE_S)
                 continue
+            connected.setblocking(False)
             host = str(peer[0])
             self._make_room(host)
             task = self.tasks.spawn(self._serve(connected, host), name=f"serve {host}")
@@ -289,7 +295,8 @@ class WebSocketEndpoint(BaseEndpoint):
                 connected.close()
                 continue
             self._pending[task] = host
-            task.add_done_callback(self._no_longer_pending)
+            self._unserved[task] = connected
+            task.add_done_callback(self._served)
 
     def _make_room(self, host: str) -> None:
         """Cut the oldest unfinished handshake, of this host or of any, if one more would be too many."""
@@ -303,12 +310,21 @@ class WebSocketEndpoint(BaseEndpoint):
         self.refuse("handshake_evicted", host=self._pending.pop(oldest))
         oldest.cancel()
 
-    def _no_longer_pending(self, task: asyncio.Future[None]) -> None:
-        self._pending.pop(task, None)  # type: ignore[call-overload]  # add_done_callback passes the task itself
+    def _begun(self) -> None:
+        # Not in the task's own frame: a frame that holds its task is freed by the garbage collector only.
+        task = asyncio.current_task()
+        assert task is not None
+        del self._unserved[task]
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        self._pending.pop(task, None)
+        if (connected := self._unserved.pop(task, None)) is not None:
+            connected.close()  # cancelled before it had begun
 
     async def _serve(self, connected: socket.socket, host: str) -> None:
         """One accepted connection from TLS to the end of its link."""
         accepted_s = self.clock.monotonic()
+        self._begun()
         try:
             async with asyncio.timeout(self.config.handshake_timeout_s):
                 connection = await self._handshake(connected, host)
@@ -570,6 +586,17 @@ def _claimed(leaf: bytes) -> str:
 def _alpn(connection: Connection) -> str | None:
     tls: ssl.SSLObject = connection.transport.get_extra_info("ssl_object")
     return tls.selected_alpn_protocol()
+
+
+async def _readable(listener: socket.socket) -> None:
+    """Return when a connection waits to be accepted."""
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+    loop.add_reader(listener, lambda: None if ready.done() else ready.set_result(None))
+    try:
+        await ready
+    finally:
+        loop.remove_reader(listener)
 
 
 async def _connect_tcp(address: Address) -> socket.socket:

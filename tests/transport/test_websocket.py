@@ -368,6 +368,23 @@ async def test_half_open_connections_are_bounded_and_do_not_keep_out_a_peer(bed:
         await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_connection_that_comes_while_the_node_leaves_is_closed(bed: WebSocketBed, turns: int) -> None:
+    """However far it got: waiting to be accepted, accepted, or about to begin its handshake."""
+    node = await bed.node("a")
+    loop = asyncio.get_running_loop()
+    # At once, by the kernel: the loop has not turned since, and the node has noticed nothing.
+    with socket.create_connection((node.address.host, node.address.port)) as stranger:
+        stranger.setblocking(False)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+        await node.endpoint.close()
+
+        with contextlib.suppress(ConnectionResetError):
+            assert await asyncio.wait_for(loop.sock_recv(stranger, 1), 5.0) == b""
+
+
 def _connection(node: Node, peer: str) -> ClientConnection:
     link = node.endpoint.links[node_id(peer)]
     assert isinstance(link, ChannelLink)
