@@ -1,6 +1,6 @@
 """What a node says of itself and its agents: the content of gossip's opaque metadata.
 
-Core: no I/O.  One MessagePack array: ``[status, metadata, agents, features, groups]`` with each agent as
+Core: no I/O.  One MessagePack array: ``[status, metadata, agents, features, groups, sealing]`` with each agent as
 ``[id, name, capabilities, tags, version, metadata]``; specified in ``docs/protocol/messages.md``.
 """
 # core: no I/O
@@ -27,6 +27,9 @@ AGENTS_MAX: Final = ARRAY_ITEMS_MAX
 AGENT_FIELD_CHARS_MAX: Final = 256
 AGENT_LIST_MAX: Final = 64
 
+_OPENS: Final = 1
+_DEMANDS: Final = 2
+
 
 @dataclass(frozen=True, slots=True)
 class NodeProfile:
@@ -38,6 +41,8 @@ class NodeProfile:
         agents: What runs on it.
         can_issue: It holds the network's authority key, so others can ask it to renew a certificate.
         groups: The multicast groups to which it subscribes.
+        opens_sealed: It can open what is sealed for many.
+        demands_sealed: It sends and takes no broadcast and no publication in the clear.
     """
 
     maintenance: bool = False
@@ -45,6 +50,8 @@ class NodeProfile:
     agents: tuple[AgentInfo, ...] = ()
     can_issue: bool = False
     groups: tuple[str, ...] = ()
+    opens_sealed: bool = False
+    demands_sealed: bool = False
 
 
 def encode_profile(profile: NodeProfile) -> bytes:
@@ -61,9 +68,9 @@ def encode_profile(profile: NodeProfile) -> bytes:
     agents = [
         [a.agent_id, a.name, list(a.capabilities), list(a.tags), a.version, dict(a.metadata)] for a in profile.agents
     ]
-    data = pack(
-        [int(profile.maintenance), dict(profile.metadata), agents, int(profile.can_issue), list(profile.groups)]
-    )
+    sealing = profile.opens_sealed * _OPENS | profile.demands_sealed * _DEMANDS
+    fields = [int(profile.maintenance), dict(profile.metadata), agents, int(profile.can_issue), list(profile.groups)]
+    data = pack([*fields, sealing])
     if len(data) > PROFILE_BYTES_MAX:
         raise RegistrationTooLarge(
             f"this node's {len(agents)} agents and metadata take {len(data)} bytes of gossip, "
@@ -84,12 +91,15 @@ def decode_profile(data: bytes, node_id: str) -> NodeProfile:
     fields = unpack_body(data, nodes_max=PROFILE_BYTES_MAX)
     if type(fields) is not list or len(fields) < 4 or type(fields[2]) is not list:
         raise RemoteProtocolError(f"profile of {node_id}: not an array of four fields")
+    sealing = fields[5] if len(fields) > 5 and type(fields[5]) is int else 0
     return NodeProfile(
         maintenance=bool(fields[0]),
         metadata=_text_map(fields[1], node_id),
         agents=tuple(_agent(entry, node_id) for entry in fields[2]),
         can_issue=bool(fields[3]),
         groups=_texts(fields[4], node_id) if len(fields) > 4 else (),
+        opens_sealed=bool(sealing & _OPENS),
+        demands_sealed=bool(sealing & _DEMANDS),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -57,6 +58,8 @@ from .messaging.groups import Groups
 from .observers import Observers
 from .profile import NodeProfile, encode_profile
 from .renewal import Renewal
+from .sealing.groups import SealedGroups
+from .sealing.keyring import EVERYBODY
 from .sealing.links import FEATURE, SealedLinks, identity_of
 from .types import AgentNode
 from .view import NetworkView
@@ -157,7 +160,12 @@ class Runtime:
         self._trail = AuditTrail(self._audit)
         stack.push_async_callback(self._trail.close)
         self._incarnation = make_incarnation(await in_thread(self._directory.next_life))
-        self._profile = replace(self._profile, can_issue=self._credentials.can_issue)
+        self._profile = replace(
+            self._profile,
+            can_issue=self._credentials.can_issue,
+            opens_sealed=True,
+            demands_sealed=self._config.messages.end_to_end,
+        )
 
     def _open_directory(self, stack: AsyncExitStack) -> NodeDirectory:
         data_dir = self._config.data_dir or default_data_dir()
@@ -247,9 +255,23 @@ class Runtime:
             rng=self._rng,
             config=self._config.durable_config(),
         )
+        self._sealed_groups = SealedGroups(
+            self._config.network,
+            self.node_id,
+            life_of(self._incarnation),
+            self,
+            self.view,
+            self.courier,
+            required=self._config.messages.end_to_end,
+            clock=self._clock,
+            note=self._trail.note,
+            rng=self._rng,
+            entropy=secrets.token_bytes,
+        )
+        stack.push_async_callback(self._sealed_groups.close)
         self._sealing = SealedLinks(
             identity_of(self._credentials, life_of(self._incarnation)),
-            self.courier,
+            self._sealed_groups,
             required=self._config.messages.end_to_end,
             clock=self._clock,
             note=self._trail.note,
@@ -360,6 +382,9 @@ class Runtime:
         """See :class:`gossip.service.GossipListener`."""
         del before  # the view knows what it has shown
         events = self.view.apply(after)
+        self._sealed_groups.readers_changed()
+        if after.state not in _LIVE:
+            self._sealing.forget(after.node_id)
         self.groups.heard(events)
         self._tell_groups()
         if after.node_id == self.node_id:
@@ -374,6 +399,7 @@ class Runtime:
     def member_forgotten(self, member: Member) -> None:
         """See :class:`gossip.service.GossipListener`."""
         self.view.forget(member.node_id)
+        self._sealed_groups.readers_changed()
         self._tell_groups()
         self.courier.news()
 
@@ -383,15 +409,27 @@ class Runtime:
 
     def broadcast_received(self, delivery: Deliver) -> None:
         """See :class:`gossip.service.GossipListener`."""
-        origin, life = delivery.origin, life_of(delivery.origin_incarnation)
+        life = life_of(delivery.origin_incarnation)
+        self._sealed_groups.received(delivery.group, delivery.origin, life, delivery.payload)
+
+    def opened(self, group: str, origin: str, life: int, payload: bytes) -> None:
+        """See :class:`mesh.sealing.groups.Node`."""
         try:
-            if delivery.group:
-                self.groups.received(delivery.group, delivery.payload, origin, life)
+            if group == EVERYBODY:
+                self.courier.broadcast_received(origin, life, payload)
             else:
-                self.courier.broadcast_received(origin, life, delivery.payload)
+                self.groups.received(group, payload, origin, life)
         except RemoteProtocolError as error:
             # Its origin may be many hops away: the neighbour that passed it on is not to blame.
-            log.warning("broadcast refused", origin=delivery.origin, reason=error.message)
+            log.warning("broadcast refused", origin=origin, reason=error.message)
+
+    def hears(self, group: str) -> bool:
+        """See :class:`mesh.sealing.groups.Node`."""
+        return group in self._profile.groups
+
+    def want_link(self, node_id: NodeId) -> None:
+        """See :class:`mesh.sealing.groups.Node`."""
+        self.gossip.want_link(node_id)
 
     def partition_changed(self, change: gossip_events.PartitionDetected | gossip_events.PartitionHealed) -> None:
         """See :class:`gossip.service.PartitionListener`."""
@@ -418,6 +456,8 @@ class Runtime:
     def link_closed(self, link: Link, reason: CloseReason, detail: str) -> None:
         """See :class:`gossip.service.GossipListener`."""
         self._sealing.link_closed(link, reason, detail)
+        if not self._is_live(link.peer.node_id):
+            self._sealing.forget(link.peer.node_id)
 
     def hold_link(self, link: Link) -> bool:
         """See :class:`gossip.service.HoldingListener`."""
@@ -434,7 +474,7 @@ class Runtime:
         self._sealing.envelopes_received(link, envelopes)
 
     def _broadcast(self, payload: bytes, ttl: int) -> BroadcastOutcome:
-        return self.gossip.broadcast(payload, ttl)
+        return self.gossip.broadcast(self._sealed_groups.seal(EVERYBODY, payload), ttl)
 
     def open_group(self, group: str, subscribers: Iterable[NodeId], *, member: bool) -> None:
         """See :class:`mesh.messaging.groups.GroupCarrier`."""
@@ -442,7 +482,7 @@ class Runtime:
 
     def publish(self, group: str, payload: bytes, ttl: int) -> BroadcastOutcome:
         """See :class:`mesh.messaging.groups.GroupCarrier`."""
-        return self.gossip.publish(group, payload, ttl)
+        return self.gossip.publish(group, self._sealed_groups.seal(group, payload), ttl)
 
     def _admits(self, member: Member) -> bool:
         """Ask the application; if it fails, nobody comes in."""
@@ -584,6 +624,7 @@ class Runtime:
             "groups": self.groups.statistics(),
             "durable": self.durable.statistics(),
             "end_to_end": self._sealing.statistics(),
+            "sender_keys": self._sealed_groups.statistics(),
             "gossip": self.gossip.statistics(),
             "links": self.endpoint.statistics(),
             "enrolment": self._desk.statistics(),

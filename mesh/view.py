@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from gossip.events import Member, MemberState
+from gossip.incarnation import life_of
 from transport.errors import RemoteProtocolError
 
 from .directory import AgentDirectory
@@ -26,6 +27,8 @@ from .events import (
     NodeUpdated,
 )
 from .profile import NodeProfile, decode_profile
+from .sealing.handshake import Peer
+from .sealing.keyring import EVERYBODY, Readers
 from .types import AgentInfo, AgentNode, NodeStatus
 
 _GONE: Final = (MemberState.DEAD, MemberState.LEFT)
@@ -87,6 +90,22 @@ class NetworkView:
     def subscribers(self, group: str) -> list[str]:
         """The nodes that subscribe to a multicast group, in the order in which that was heard."""
         return list(self._groups.get(group, ()))
+
+    def readers(self, group: str) -> Readers:
+        """Who may read what is published to a group, or broadcast to everybody: live members that subscribe."""
+        names = self._members if group == EVERYBODY else self._groups.get(group, ())
+        live = [node_id for node_id in names if self._members[node_id].state not in _GONE]
+        profiles = [self._profiles[node_id] for node_id in live]
+        return Readers(
+            [Peer(node_id, life_of(self._members[node_id].incarnation)) for node_id in live],
+            demanded=any(profile.demands_sealed for profile in profiles),
+            unable=sum(not profile.opens_sealed for profile in profiles),
+        )
+
+    def demands_sealed(self, node_id: str) -> bool:
+        """Whether a node says that it sends and takes nothing for many in the clear."""
+        profile = self._profiles.get(node_id)
+        return profile is not None and profile.demands_sealed
 
     def _regroup(self, node_id: str, groups: Sequence[str]) -> None:
         before = [group for group, nodes in self._groups.items() if node_id in nodes] if self._groups else []

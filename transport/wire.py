@@ -90,6 +90,7 @@ class Kind(enum.IntEnum):
     SETTLED = 34
     SEALED = 35
     KEYS = 36
+    GRANTS = 37
     RENEWAL = 48
 
 

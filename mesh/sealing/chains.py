@@ -100,7 +100,7 @@ class ReplayWindow:
 class _Epoch:
     """The key of one epoch, and the secret of the next."""
 
-    __slots__ = ("_iv", "aead", "next_secret", "number", "windows")
+    __slots__ = ("_iv", "aead", "next_secret", "number", "until", "windows")
 
     def __init__(self, secret: bytes, number: int) -> None:
         material = expand(secret, b"key", _KEY_BYTES + _NONCE_BYTES)
@@ -110,6 +110,8 @@ class _Epoch:
         self.next_secret = expand(secret, b"next epoch")
         # One for each stream; only the opening side uses them.
         self.windows: tuple[ReplayWindow, ...] = ()
+        # When the opening side forgets it, once it is over.
+        self.until = 0.0
 
     def nonce(self, stream: int, counter: int) -> bytes:
         return (self._iv ^ (stream << 64 | counter)).to_bytes(_NONCE_BYTES)
@@ -184,6 +186,11 @@ class SealingChain:
         """Whether the key sealed something and its time is over: for who seals nothing more that would see to it."""
         return self._used and now >= self._ends_at
 
+    def is_over(self, now: float) -> bool:
+        """Whether the next body begins another epoch."""
+        limits = self._limits
+        return now >= self._ends_at or self._bodies >= limits.epoch_bodies or self._bytes >= limits.epoch_bytes
+
     @property
     def is_spent(self) -> bool:
         """Whether this is the last epoch: time for another chain."""
@@ -193,18 +200,23 @@ class SealingChain:
 class OpeningChain:
     """The receiver's end; it follows the sender's epochs as they arrive.
 
-    Args: see :class:`SealingChain`.
+    Args:
+        secret, context, limits: See :class:`SealingChain`.
+        epoch: The number of the epoch that ``secret`` is of.
+        previous_max: Epochs that are kept for bodies under way when there is a newer one.  1, for links, where bodies
+            of a stream come in order: the one before.  More: also those that were skipped.
     """
 
-    __slots__ = ("_context", "_current", "_limits", "_previous", "_previous_until")
+    __slots__ = ("_context", "_current", "_limits", "_previous", "_previous_max")
 
-    def __init__(self, secret: bytes, context: bytes, limits: Limits, epoch: int = 0) -> None:
+    def __init__(self, secret: bytes, context: bytes, limits: Limits, epoch: int = 0, *, previous_max: int = 1) -> None:
         self._context = context
         self._limits = limits
-        self._previous: _Epoch | None = None
-        self._previous_until = 0.0
+        self._previous_max = previous_max
+        # Oldest first, at most previous_max.
+        self._previous: list[_Epoch] = []
         self._current = _Epoch(secret, epoch)
-        self._current.windows = tuple(ReplayWindow() for _ in range(STREAMS))
+        self._current.windows = _windows()
 
     @property
     def epoch(self) -> int:
@@ -223,7 +235,7 @@ class OpeningChain:
             SealRefused: It is old, replayed or forged.
         """
         _, stream, _, number, counter = header
-        if self._previous is not None:
+        if self._previous:
             self.erase_old(now)
         epoch = self._current
         if number != epoch.number:
@@ -250,9 +262,10 @@ class OpeningChain:
 
     def _find(self, number: int) -> _Epoch:
         """The key of another epoch than the current one: kept from before, or made, but not taken up yet."""
-        previous, current = self._previous, self._current
-        if previous is not None and number == previous.number:
-            return previous
+        for previous in self._previous:
+            if number == previous.number:
+                return previous
+        current = self._current
         if not current.number < number <= current.number + AHEAD_MAX:
             raise refused(Reason.OLD_EPOCH, f"epoch {number} cannot be opened, the current one is {current.number}")
         epoch = current
@@ -262,14 +275,22 @@ class OpeningChain:
 
     def _follow(self, epoch: _Epoch, now: float) -> None:
         """The sender is in a new epoch, as a genuine body shows."""
-        self._previous = self._current
-        # With its secret one could make every later key.
-        self._previous.next_secret = b""
-        self._previous_until = now + self._limits.grace_s
+        passed = [self._current]
+        while self._previous_max > 1 and passed[-1].number + 1 < epoch.number:
+            passed.append(_Epoch(passed[-1].next_secret, passed[-1].number + 1))
+            passed[-1].windows = _windows()
+        for old in passed:
+            # With its secret one could make every later key.
+            old.next_secret = b""
+            old.until = now + self._limits.grace_s
+        self._previous = [*self._previous, *passed][-self._previous_max :]
         self._current = epoch
-        epoch.windows = tuple(ReplayWindow() for _ in range(STREAMS))
+        epoch.windows = _windows()
 
     def erase_old(self, now: float) -> None:
-        """Forget the key before the current one when its time is over."""
-        if self._previous is not None and now >= self._previous_until:
-            self._previous = None
+        """Forget the keys before the current one whose time is over."""
+        self._previous = [epoch for epoch in self._previous if now < epoch.until]
+
+
+def _windows() -> tuple[ReplayWindow, ...]:
+    return tuple(ReplayWindow() for _ in range(STREAMS))

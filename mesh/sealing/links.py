@@ -8,9 +8,11 @@ keys leaves (``docs/protocol/e2e.md``).
 Whether a link is sealed follows from the two hellos alone: it is if either side demands it, and always if other nodes
 relay it, for then nothing else shows who is at its other end.  Both sides come to the same result, so a body in the
 clear on a sealed link is no misunderstanding but a breach, and so is a body that does not open: the session is dropped,
-the link closed, the reason counted and put on record.
+the link closed, the reason counted and put on record.  Only on a relayed link it proves nothing, as any node on the way
+could have done it: there it is dropped, counted and put on record, and the session stays.
 
-Sessions outlast links: what a link leaves is parked for the next one to the same life of that node.
+Sessions outlast links: what a link leaves is parked for the next one to the same life of that node, unless that
+left the network.
 """
 
 from __future__ import annotations
@@ -46,6 +48,13 @@ FEATURE: Final = "e2e"
 
 #: How often keys whose time is over are looked for.
 SWEEP_S: Final = 60.0
+
+#: Refusals on one relayed link after which another is better.  What was lost is not told to its sender and not given
+#: back as credit, so a link that goes on losing would stand still in the end; the next one may take another way.
+RELAYED_REFUSALS_MAX: Final = 16
+
+#: Reasons of a close after which no link is expected.
+_FINAL: Final = (CloseReason.LEAVING, CloseReason.VETOED)
 
 #: Sessions kept for links to come, the oldest first to go; 6 KiB each.
 PARKED_MAX: Final = 1_024
@@ -91,7 +100,7 @@ class SealedLink:
         self._monotonic = clock.monotonic
         # Who waits for keys, once they or the link's end are there.
         self.waiting: list[asyncio.Future[None]] = []
-        self.sealed = 0
+        self.sealed = self.refused = 0
 
     def _now(self) -> Moment:
         return Moment(self._monotonic(), self._clock.wall())
@@ -263,7 +272,7 @@ class SealedLinks:
             self._handler.link_closed(link, reason, detail)
             return
         self._count(sealed)
-        if (session := sealed.pairing.park()) is not None:
+        if reason not in _FINAL and (session := sealed.pairing.park()) is not None:
             peer = sealed.pairing.peer
             self._parked.pop(peer.node_id, None)
             self._parked[peer.node_id] = peer.life, session, self._clock.monotonic()
@@ -272,11 +281,15 @@ class SealedLinks:
         self._handler.link_closed(sealed, reason, detail)
         sealed.wake()
 
+    def forget(self, node_id: str) -> None:
+        """A node is no member any more: no link to it is expected."""
+        self._parked.pop(node_id, None)
+
     def envelopes_received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
         """Envelopes arrived: open them, or see to keys.
 
         Raises:
-            SealRefused: One of them does not hold what it must; the link is closed.
+            SealRefused: One of them does not hold what it must, and only the peer can have made it; the link is closed.
             RemoteProtocolError: The handler refused one, or one is sealed that should not be.
         """
         sealed = self._links.get(link)
@@ -285,11 +298,7 @@ class SealedLinks:
                 raise RemoteProtocolError("a sealed body where neither side asked for it")
             self._handler.envelopes_received(link, envelopes)
             return
-        try:
-            opened = self._open(sealed, envelopes)
-        except SealRefused as error:
-            self._refuse(sealed, error)
-            raise
+        opened = self._open(sealed, envelopes)
         if sealed.pairing.outgoing:
             sealed.flush()
         if sealed.waiting and sealed.pairing.is_ready:
@@ -299,30 +308,38 @@ class SealedLinks:
 
     def _open(self, sealed: SealedLink, envelopes: Sequence[Envelope]) -> list[Envelope]:
         pairing, now = sealed.pairing, self._clock.monotonic()
-        opened = []
+        opened: list[Envelope] = []
         for envelope in envelopes:
             kind, ttl, source, target, body = envelope
-            if kind == Kind.SEALED:
-                inner, content = pairing.open(body, now)
-                if inner != CONFIRM:
-                    opened.append(_new_tuple(Envelope, (inner, ttl, source, target, content)))
-            elif kind == Kind.KEYS:
-                pairing.keys_received(body, self._now())
-            elif kind in SEALED_KINDS:
-                raise refused(Reason.CLEAR, f"{pairing.peer.node_id} sent a body of kind {kind} in the clear")
-            else:
-                opened.append(envelope)
+            try:
+                if kind == Kind.SEALED:
+                    inner, content = pairing.open(body, now)
+                    if inner != CONFIRM:
+                        opened.append(_new_tuple(Envelope, (inner, ttl, source, target, content)))
+                elif kind == Kind.KEYS:
+                    pairing.keys_received(body, self._now())
+                elif kind in SEALED_KINDS:
+                    raise refused(Reason.CLEAR, f"{pairing.peer.node_id} sent a body of kind {kind} in the clear")
+                else:
+                    opened.append(envelope)
+            except SealRefused as error:
+                self._refuse(sealed, error)
+                if not sealed.is_relayed:
+                    pairing.abandon()
+                    raise
         self.counters["bodies_opened"] += len(opened)
         return opened
 
     def _refuse(self, sealed: SealedLink, error: SealRefused) -> None:
-        """Count, tell, put on record, and trust nothing of the session any more."""
+        """Count, tell and put on record."""
         peer = sealed.pairing.peer.node_id
         name = f"refused_{error.reason}"
         self.counters[name] = self.counters.get(name, 0) + 1
         log.warning("sealed body refused", peer=peer, reason=error.reason, text=error.message)
         self._note("end-to-end refusal", peer=peer, reason=error.reason, text=error.message)
-        sealed.pairing.abandon()
+        sealed.refused += 1
+        if sealed.is_relayed and sealed.refused == RELAYED_REFUSALS_MAX:
+            sealed.close(CloseReason.NORMAL, "much of what came over relays was not genuine")
 
     # --- time ---------------------------------------------------------------------------------------------------
 

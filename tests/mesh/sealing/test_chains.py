@@ -176,7 +176,7 @@ def test_the_key_before_is_kept_for_a_while() -> None:
     assert ends.open(late) == b"body"
     ends.now = 5.0
     assert ends.refusal(later) == Reason.OLD_EPOCH
-    assert ends.opening._previous is None
+    assert ends.opening._previous == []
 
 
 def test_of_two_epochs_back_nothing_opens() -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from networks import Networks, cut, linked, networks, runtime
+from support import eventually
 
 from mesh import AgentMessage, AgentNetworkManager
+from mesh.agents import Handler
 from transport import channel
 from transport.wire import Envelope, Kind, encode_frame
 
@@ -106,3 +108,31 @@ async def test_a_renewed_certificate_serves_the_next_session(nodes: Networks) ->
     assert node._sealing._identity.life == before.life
     await _talk(a, b)
     assert a.stats()["end_to_end"]["sessions"] == 1
+
+
+async def test_broadcasts_and_publications_of_whole_nodes_are_sealed(nodes: Networks, capture: list[Envelope]) -> None:
+    """What is said to all, and to a group, is heard by whom it is for, and no frame shows it."""
+    a, b, c = await nodes.several("a", "b", "c")
+    heard: list[tuple[str, str | None, bytes]] = []
+
+    def noting(where: str) -> Handler:
+        async def hear(message: AgentMessage) -> None:
+            heard.append((where, message.group, message.payload))
+
+        return hear
+
+    await b.register_agent(7, handler=noting("b"))
+    await c.register_agent(8, handler=noting("c"))
+    await b.subscribe("news", noting("b"))
+    await eventually(lambda: "b" in runtime(a).view.subscribers("news"))
+    await a.broadcast_message(PLAIN)
+    await a.publish("news", PLAIN)
+    await eventually(lambda: len(heard) == 3)
+
+    assert sorted(heard, key=str) == [("b", "news", PLAIN), ("b", None, PLAIN), ("c", None, PLAIN)]
+    assert _leaks(capture) == []
+    assert {Kind.BROADCAST, Kind.GROUP} <= {envelope.kind for envelope in capture}
+    counters = a.stats()["sender_keys"]
+    assert (counters["sealed"], counters["generations"], counters["in_the_clear"]) == (2, 2, 0)
+    for net in (a, b, c):
+        assert not [name for name in net.stats()["sender_keys"] if name.startswith("refused")]

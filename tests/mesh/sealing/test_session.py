@@ -98,9 +98,9 @@ def test_sweeping_an_idle_session_changes_its_key() -> None:
     assert initiator.epochs == (1, 0)
     _open(responder, initiator.sealing.seal(0, 0, b"", 11.0), 11.0)
     assert responder.epochs == (0, 1)
-    assert responder._opening._previous is not None
+    assert responder._opening._previous
     responder.sweep(16.0)
-    assert responder._opening._previous is None
+    assert responder._opening._previous == []
 
 
 def test_sweeping_a_spent_session_leaves_it() -> None:
