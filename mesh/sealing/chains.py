@@ -287,6 +287,11 @@ class OpeningChain:
         self._current = epoch
         epoch.windows = _windows()
 
+    def follow(self, number: int, now: float) -> None:
+        """The sender said that it is in this epoch or a later one, at most :data:`AHEAD_MAX` ahead."""
+        if number > self.epoch:
+            self._follow(self._find(number), now)
+
     def erase_old(self, now: float) -> None:
         """Forget the keys before the current one whose time is over."""
         self._previous = [epoch for epoch in self._previous if now < epoch.until]

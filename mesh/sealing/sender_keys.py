@@ -309,7 +309,9 @@ class GroupReceiver:
             raise refused(Reason.WRONG_PEER, f"grant for group {grant.group!r} came for {self.group!r}")
         held = self._generations.get(grant.generation)
         if held is not None and grant.epoch <= held.chain.epoch + AHEAD_MAX:
-            return  # granted again: what was opened before stays opened, so that nothing can be replayed
+            # Granted again: what was opened before stays opened, so that nothing can be replayed.
+            held.chain.follow(grant.epoch, now)
+            return
         if held is None and len(self._generations) >= GENERATIONS_KEPT:
             del self._generations[min(self._generations, key=lambda name: self._generations[name].used_at)]
         verifier = ed25519.Ed25519PublicKey.from_public_bytes(grant.verifier)

@@ -1,4 +1,4 @@
-"""Sender keys: every member reads, nobody else does, and no member can write in another's name."""
+"""Sender keys: every reader reads, nobody else does, and no reader can write in another's name."""
 
 from __future__ import annotations
 
@@ -10,120 +10,272 @@ from hypothesis import strategies as st
 from keysmith import entropy
 
 from mesh.errors import SealRefused
-from mesh.sealing.chains import Limits
+from mesh.sealing.chains import AHEAD_MAX, Limits
 from mesh.sealing.handshake import Peer
 from mesh.sealing.reasons import Reason
-from mesh.sealing.sender_keys import Grant, GroupReceiver, GroupSender, decode_grant, encode_grant
+from mesh.sealing.sender_keys import (
+    EPOCHS_KEPT,
+    GENERATIONS_KEPT,
+    ROTATION_S,
+    Ask,
+    Grant,
+    GroupReceiver,
+    GroupSender,
+    decode_grants,
+    encode_ask,
+    encode_grant,
+    read_group_header,
+)
 from transport.wire import pack
 
 ANN, BOB, EVE = Peer("ann", 1), Peer("bob", 1), Peer("eve", 1)
 LIMITS = Limits()
 
 
+def make_sender(group: str = "prices", limits: Limits = LIMITS) -> GroupSender:
+    """Zoe's keys."""
+    return GroupSender("net", group, "zoe", 7, entropy=entropy(), now=0.0, limits=limits)
+
+
+def generation_of(sealed: bytes) -> bytes:
+    """Which generation it was sealed in."""
+    return read_group_header(sealed).session
+
+
 class Group:
-    """A sender and its readers."""
+    """A sender and its readers, which ask for what they lack."""
 
     def __init__(self, *members: Peer, limits: Limits = LIMITS, group: str = "prices") -> None:
-        self.sender = GroupSender("net", group, "zoe", 7, entropy=entropy(), now=0.0, limits=limits)
+        self.sender = make_sender(group, limits)
         self.readers: dict[Peer, GroupReceiver] = {}
         self.members = list(members)
         self.group = group
         self.limits = limits
 
     def seal(self, body: bytes = b"body", now: float = 0.0) -> bytes:
-        """Hand out what is owed, and seal."""
-        for member, grant in self.sender.grants(self.members, now).items():
-            reader = self.readers.setdefault(member, GroupReceiver("net", self.group, "zoe", 7, limits=self.limits))
-            reader.take(decode_grant(encode_grant(grant)))
+        """Seal for those who may read now."""
+        self.sender.set_readers(self.members)
         return self.sender.seal(32, body, now)
 
-    def refusal(self, reader: Peer, sealed: bytes) -> str:
-        """Why a reader does not open it."""
+    def read(self, reader: Peer, sealed: bytes, now: float = 0.0) -> bytes:
+        """Open, and ask first if need be."""
+        receiver = self.readers.setdefault(reader, GroupReceiver("net", self.group, "zoe", 7, limits=self.limits))
+        header = read_group_header(sealed)
+        if not receiver.holds(header):
+            for grant in self.sender.grants(reader, header.session, now):
+                said = decode_grants(encode_grant(grant))
+                assert isinstance(said, Grant)
+                receiver.take(said, now)
+        return receiver.open(header, sealed, now)
+
+    def refusal(self, reader: Peer, sealed: bytes, now: float = 0.0) -> str:
+        """Why a reader does not open it, with all it can get."""
         with pytest.raises(SealRefused) as refusal:
-            self.readers[reader].open(sealed, 0.0)
+            self.read(reader, sealed, now)
         return refusal.value.reason
 
 
-def test_every_member_reads() -> None:
-    """One sealed body opens for all who were granted the key, and the grant is sent once."""
+def test_every_reader_reads() -> None:
+    """One sealed body opens for all who may read, and each is granted the key once."""
     group = Group(ANN, BOB)
     for number in range(5):
         sealed = group.seal(b"%d" % number)
-        assert [reader.open(sealed, 0.0) for reader in group.readers.values()] == [(32, b"%d" % number)] * 2
-    assert group.sender.grants(group.members, 0.0) == {}
+        assert [group.read(reader, sealed) for reader in (ANN, BOB)] == [b"%d" % number] * 2
+    assert group.sender.owed(ANN, 0.0) == []
+    assert group.sender.generations == 1
+
+
+def test_who_may_not_read_is_granted_nothing() -> None:
+    """Whoever asks without being a reader gets no answer."""
+    group = Group(ANN)
+    sealed = group.seal()
+    assert group.sender.grants(EVE, generation_of(sealed), 0.0) == []
+    assert group.sender.owed(EVE, 0.0) == []
+    assert group.refusal(EVE, sealed) == Reason.UNKNOWN_SESSION
 
 
 def test_who_comes_later_reads_nothing_older() -> None:
-    """A new member is granted the key from there on; the others follow without a new grant."""
+    """A new reader is granted the key from there on, however late it asks; the others follow without a new grant."""
     group = Group(ANN)
     before = group.seal(b"before")
-    group.members.append(BOB)
+    assert group.read(ANN, before) == b"before"
+    group.members += [BOB, EVE]
     after = group.seal(b"after")
 
     assert group.refusal(BOB, before) == Reason.OLD_EPOCH
-    assert group.readers[BOB].open(after, 0.0) == (32, b"after")
-    assert group.readers[ANN].open(after, 0.0) == (32, b"after")
-    assert group.readers[ANN].open(before, 0.0) == (32, b"before")
+    assert [group.read(reader, after) for reader in (ANN, BOB, EVE)] == [b"after"] * 3
+    assert group.sender.generations == 1
+
+
+def test_a_right_begins_where_it_began_and_not_where_it_is_used() -> None:
+    """Who asks after others have come still gets what was sealed since it came itself."""
+    group = Group(ANN)
+    group.seal(b"before")
+    group.members.append(BOB)
+    first = group.seal(b"first")
+    group.members.append(EVE)
+    second = group.seal(b"second")
+
+    assert group.read(BOB, first) == b"first"
+    assert group.read(BOB, second) == b"second"
+    assert group.refusal(EVE, first) == Reason.OLD_EPOCH
+    assert group.read(EVE, second) == b"second"
+
+
+def test_a_newcomer_that_asks_before_anything_is_sealed_gets_the_next_epoch() -> None:
+    """What was sealed before it came stays closed, though nothing was sealed since."""
+    group = Group(ANN)
+    before = group.seal(b"before")
+    group.sender.set_readers([ANN, BOB])
+    assert group.refusal(BOB, before) == Reason.OLD_EPOCH
+    group.members.append(BOB)
+    assert group.read(BOB, group.seal(b"after")) == b"after"
 
 
 def test_who_left_reads_nothing_newer() -> None:
-    """When a member leaves, the others get a new generation, which the one that left was never given."""
+    """When one that was granted leaves, the next body is of a generation that it is never given."""
     group = Group(ANN, EVE)
-    group.seal()
+    first = group.seal()
+    assert [group.read(reader, first) for reader in (ANN, EVE)] == [b"body"] * 2
     group.members.remove(EVE)
-    assert list(group.sender.grants(group.members, 0.0)) == [ANN]
+    after = group.seal(b"after", 1.0)
+
+    assert group.refusal(EVE, after, 1.0) == Reason.UNKNOWN_SESSION
+    assert group.read(ANN, after, 1.0) == b"after"
+
+
+def test_one_that_never_asked_leaves_without_a_new_generation() -> None:
+    """It holds nothing that would have to be made worthless."""
     group = Group(ANN, EVE)
-    group.seal()
+    group.read(ANN, group.seal())
     group.members.remove(EVE)
-    after = group.seal(b"after")
-
-    assert group.refusal(EVE, after) == Reason.UNKNOWN_SESSION
-    assert group.readers[ANN].open(after, 0.0) == (32, b"after")
+    assert group.read(ANN, group.seal(now=1.0)) == b"body"
+    assert group.sender.generations == 1
 
 
-def test_revocation_changes_the_key_at_once() -> None:
-    """After a revocation nothing more is sealed with the old generation, even before membership says so."""
+def test_many_who_leave_share_a_generation() -> None:
+    """Generations that leaving calls for come no faster than a hundred grants a second, and none is forgotten."""
+    leavers = [Peer(f"n{number}", 1) for number in range(100)]
+    group = Group(ANN, *leavers)
+    first = group.seal()
+    for reader in (ANN, *leavers):
+        group.read(reader, first)
+    made = []
+    for number in range(50):
+        group.members.pop()
+        sealed = group.seal(now=2.0 + number / 100)
+        for reader in group.members:
+            group.read(reader, sealed, 3.0)
+        made.append(group.sender.generations)
+    assert made[0] == 2
+    assert made[-1] == 2
+    late = group.seal(now=2.0 + ROTATION_S * 100)
+    assert group.sender.generations == 3
+    assert group.refusal(leavers[-1], late, 3.0) == Reason.UNKNOWN_SESSION
+
+
+def test_a_restarted_reader_is_granted_again() -> None:
+    """Another life of a node has no keys: its old life has left, its new one has come."""
     group = Group(ANN, BOB)
     first = group.seal()
-    group.sender.revoke()
-    second = group.seal()
-
-    assert first[2:10] != second[2:10]
-    assert group.readers[BOB].open(second, 0.0) == (32, b"body")
-
-
-def test_a_restarted_member_is_granted_again() -> None:
-    """Another life of a node has no keys: its old life has left, its new one has joined."""
-    group = Group(ANN, BOB)
-    group.seal()
+    group.read(BOB, first)
     group.members[1] = Peer("bob", 2)
-    grants = group.sender.grants(group.members, 0.0)
+    second = group.seal(b"again", 1.0)
 
-    assert set(grants) == {ANN, Peer("bob", 2)}
+    assert group.refusal(Peer("bob", 2), first, 1.0) == Reason.UNKNOWN_SESSION
+    assert group.read(Peer("bob", 2), second, 1.0) == b"again"
+    assert group.refusal(BOB, second, 1.0) == Reason.UNKNOWN_SESSION
 
 
 def test_generations_end_by_time_and_count() -> None:
-    """Without any change of members there is a new generation after a day, or when epochs run out."""
+    """Without any change of readers there is a new generation after a day, or when epochs run out."""
     group = Group(ANN)
     first = group.seal(now=0.0)
-    assert first[2:10] == group.seal(now=86_399.0)[2:10]
-    assert first[2:10] != group.seal(now=86_400.0)[2:10]
+    assert generation_of(first) == generation_of(group.seal(now=86_399.0))
+    assert generation_of(first) != generation_of(group.seal(now=86_400.0))
     short = Group(ANN, limits=dataclasses.replace(LIMITS, epochs=4, epoch_bodies=1))
-    generations = [short.seal(b"%d" % n)[2:10] for n in range(6)]
-    assert len(set(generations)) == 2
+    assert len({generation_of(short.seal(b"%d" % n)) for n in range(6)}) == 2
+
+
+def test_what_is_still_under_way_can_be_asked_for() -> None:
+    """A body of the generation before opens for one that asks while it may still be on its way, and not after that."""
+    group = Group(ANN, BOB, EVE)
+    late = group.seal(b"late")
+    group.read(EVE, late)
+    group.members.remove(EVE)
+    newer = group.seal(b"newer", 1.0)
+    assert group.read(ANN, late, 1.0 + LIMITS.grace_s / 2) == b"late"
+    assert group.read(ANN, newer, 1.0 + LIMITS.grace_s / 2) == b"newer"
+    assert group.refusal(BOB, late, 1.0 + LIMITS.grace_s) == Reason.UNKNOWN_SESSION
+    assert group.read(BOB, newer, 1.0 + LIMITS.grace_s) == b"newer"
+
+
+def test_bodies_of_many_epochs_open_in_any_order() -> None:
+    """Trees bring late what they lost: each newcomer begins an epoch, and those before still open, each body once."""
+    group = Group(ANN)
+    bodies = [group.seal(b"0")]
+    group.read(ANN, bodies[0])
+    for number in range(1, EPOCHS_KEPT):
+        group.members.append(Peer(f"n{number}", 1))
+        bodies.append(group.seal(b"%d" % number))
+    assert group.read(ANN, bodies[-1]) == b"%d" % (EPOCHS_KEPT - 1)
+    for number in reversed(range(1, EPOCHS_KEPT - 1)):
+        assert group.read(ANN, bodies[number]) == b"%d" % number
+        assert group.refusal(ANN, bodies[number]) == Reason.REPLAYED
+
+
+def test_a_reader_that_fell_far_behind_asks_again() -> None:
+    """After more epochs than it can follow, a reader lacks the key as if it had none, and gets what begins there."""
+    group = Group(ANN, limits=dataclasses.replace(LIMITS, epoch_bodies=1))
+    first = group.seal(b"first")
+    assert group.read(ANN, first) == b"first"
+    for behind in (AHEAD_MAX + 1, 2 * AHEAD_MAX):
+        for _ in range(behind):
+            last = group.seal(b"last")
+        assert not group.readers[ANN].holds(read_group_header(last))
+        assert group.read(ANN, last) == b"last"
+    assert group.refusal(ANN, last) == Reason.REPLAYED
+    assert group.refusal(ANN, first) == Reason.OLD_EPOCH
+
+
+def test_keys_whose_time_is_over_are_erased() -> None:
+    """An idle sender ends its epoch and forgets old ones; an idle reader forgets generations that others followed."""
+    group = Group(ANN, EVE)
+    first = group.seal()
+    for reader in (ANN, EVE):
+        group.read(reader, first)
+    group.sender.sweep(LIMITS.epoch_s)
+    assert [kept.grant.epoch for kept in group.sender._kept] == [0, 1]
+    group.sender.sweep(LIMITS.epoch_s + LIMITS.grace_s)
+    assert [kept.grant.epoch for kept in group.sender._kept] == [1]
+    group.members.remove(EVE)
+    second = group.seal(now=361.0)
+    group.read(ANN, second, 361.0)
+    reader = group.readers[ANN]
+    assert reader.holds(read_group_header(first))
+    reader.sweep(362.0)
+    assert not reader.holds(read_group_header(first))
+    assert reader.holds(read_group_header(second))
+    assert reader.used_at == 361.0
 
 
 def test_no_member_writes_in_the_senders_name() -> None:
     """A member holds the key that opens, and still cannot make a body that another member takes for the sender's."""
     group = Group(ANN, EVE)
     sealed = group.seal()
-    chain, _ = group.readers[EVE]._generations[sealed[2:10]]
+    for reader in (ANN, EVE):
+        group.read(reader, sealed)
+    chain = group.readers[EVE]._generations[sealed[2:10]].chain
     forger = GroupSender("net", "prices", "zoe", 7, entropy=entropy("eve"), now=0.0, limits=LIMITS)
     forger._generation = sealed[2:10]
     forger._chain._session = sealed[2:10]
     forger._chain._epoch = chain._current
+    forged = forger.seal(32, b"forged", 0.0)
 
-    assert group.refusal(ANN, forger.seal(32, b"forged", 0.0)) == Reason.SIGNATURE
+    assert group.refusal(ANN, forged) == Reason.SIGNATURE
+    # Nor does it use up the number of what the sender seals next.
+    group.seal()
+    assert group.read(ANN, group.seal(b"genuine")) == b"genuine"
 
 
 @settings(max_examples=20)
@@ -132,12 +284,13 @@ def test_each_flipped_byte_is_noticed(flip: int) -> None:
     """Not one byte of header, ciphertext, tag or signature can be changed."""
     group = Group(ANN)
     sealed = group.seal()
+    group.read(ANN, group.seal())
     for position in range(len(sealed)):
         forged = bytearray(sealed)
         forged[position] ^= flip
         with pytest.raises(SealRefused):
-            group.readers[ANN].open(bytes(forged), 0.0)
-    assert group.readers[ANN].open(sealed, 0.0) == (32, b"body")
+            group.read(ANN, bytes(forged))
+    assert group.read(ANN, sealed) == b"body"
 
 
 def test_truncated_extended_and_replayed_bodies_are_refused() -> None:
@@ -146,24 +299,20 @@ def test_truncated_extended_and_replayed_bodies_are_refused() -> None:
     sealed = group.seal()
     for length in range(len(sealed)):
         with pytest.raises(SealRefused):
-            group.readers[ANN].open(sealed[:length], 0.0)
+            group.read(ANN, sealed[:length])
     assert group.refusal(ANN, sealed + b"\0") == Reason.SIGNATURE
-    group.readers[ANN].open(sealed, 0.0)
+    assert group.read(ANN, sealed) == b"body"
     assert group.refusal(ANN, sealed) == Reason.REPLAYED
 
 
 def test_granting_again_makes_no_replay_possible() -> None:
     """A grant that comes twice does not make a reader forget what it has opened."""
     group = Group(ANN)
-    (grant,) = group.sender.grants(group.members, 0.0).values()
-    reader = GroupReceiver("net", "prices", "zoe", 7, limits=LIMITS)
-    reader.take(grant)
-    sealed = group.sender.seal(32, b"body", 0.0)
-    reader.open(sealed, 0.0)
-    reader.take(grant)
-    with pytest.raises(SealRefused) as refusal:
-        reader.open(sealed, 0.0)
-    assert refusal.value.reason == Reason.REPLAYED
+    sealed = group.seal()
+    group.read(ANN, sealed)
+    (grant,) = group.sender.grants(ANN, generation_of(sealed), 0.0)
+    group.readers[ANN].take(grant, 0.0)
+    assert group.refusal(ANN, sealed) == Reason.REPLAYED
 
 
 @pytest.mark.parametrize(
@@ -172,52 +321,76 @@ def test_granting_again_makes_no_replay_possible() -> None:
 )
 def test_a_body_belongs_to_one_sender(network: str, group: str, sender: str, life: int) -> None:
     """The same key does not open it as another network's, sender's or life's."""
-    made = Group(ANN)
-    (grant,) = made.sender.grants(made.members, 0.0).values()
+    made = make_sender()
+    made.set_readers([ANN])
+    (grant,) = made.owed(ANN, 0.0)
     reader = GroupReceiver(network, group, sender, life, limits=LIMITS)
-    reader.take(grant)
+    reader.take(grant, 0.0)
+    sealed = made.seal(32, b"body", 0.0)
     with pytest.raises(SealRefused) as refusal:
-        reader.open(made.sender.seal(32, b"body", 0.0), 0.0)
+        reader.open(read_group_header(sealed), sealed, 0.0)
+    assert refusal.value.reason == Reason.SIGNATURE
+
+
+def test_a_body_of_one_group_does_not_open_in_another() -> None:
+    """Moved to another group, a body is as good as forged, even where both keys are held."""
+    prices, weather = make_sender("prices"), make_sender("weather")
+    # The same entropy: the keys are the same, only the names differ.
+    prices.set_readers([ANN])
+    weather.set_readers([ANN])
+    reader = GroupReceiver("net", "weather", "zoe", 7, limits=LIMITS)
+    reader.take(*weather.owed(ANN, 0.0), 0.0)
+    sealed = prices.seal(32, b"body", 0.0)
+    with pytest.raises(SealRefused) as refusal:
+        reader.open(read_group_header(sealed), sealed, 0.0)
     assert refusal.value.reason == Reason.SIGNATURE
 
 
 def test_a_grant_belongs_to_one_group() -> None:
     """A grant for one group is not taken for another."""
-    group = Group(ANN)
-    (grant,) = group.sender.grants(group.members, 0.0).values()
+    made = make_sender()
+    made.set_readers([ANN])
+    (grant,) = made.owed(ANN, 0.0)
     reader = GroupReceiver("net", "weather", "zoe", 7, limits=LIMITS)
     with pytest.raises(SealRefused) as refusal:
-        reader.take(grant)
+        reader.take(grant, 0.0)
     assert refusal.value.reason == Reason.WRONG_PEER
 
 
 def test_few_generations_are_kept() -> None:
-    """A sender cannot fill a reader's memory with generations; the one before the last still opens."""
-    group = Group(ANN)
+    """A sender cannot fill a reader's memory with generations; those before the last still open."""
+    group = Group(ANN, EVE)
     bodies = []
-    for _ in range(4):
-        bodies.append(group.seal())
-        group.sender.revoke()
-
-    assert group.refusal(ANN, bodies[1]) == Reason.UNKNOWN_SESSION
-    assert group.readers[ANN].open(bodies[2], 0.0) == (32, b"body")
-    assert group.readers[ANN].open(bodies[3], 0.0) == (32, b"body")
-
-
-_GRANTS = st.builds(
-    Grant,
-    st.text(max_size=50),
-    st.binary(min_size=8, max_size=8),
-    st.integers(0, 2**32 - 1),
-    st.binary(min_size=32, max_size=32),
-    st.binary(min_size=32, max_size=32),
-)
+    for number in range(GENERATIONS_KEPT + 1):
+        group.members = [ANN, Peer("eve", number)]
+        bodies.append(group.seal(now=number))
+        for reader in group.members:
+            group.read(reader, bodies[-1], number)
+    kept = [group.readers[ANN].holds(read_group_header(body)) for body in bodies]
+    assert kept == [False] + [True] * GENERATIONS_KEPT
 
 
-@given(_GRANTS)
+_NAMES = st.text(max_size=50)
+_IDS = st.binary(min_size=8, max_size=8)
+_KEYS = st.binary(min_size=32, max_size=32)
+
+
+@given(st.builds(Grant, _NAMES, _IDS, st.integers(0, 2**32 - 1), _KEYS, _KEYS))
 def test_grants_come_back_as_they_went(grant: Grant) -> None:
     """A grant is read as it was written."""
-    assert decode_grant(encode_grant(grant)) == grant
+    assert decode_grants(encode_grant(grant)) == grant
+
+
+@given(st.builds(Ask, _NAMES, _IDS))
+def test_questions_come_back_as_they_went(ask: Ask) -> None:
+    """A question is read as it was written."""
+    assert decode_grants(encode_ask(ask)) == ask
+
+
+def test_what_later_versions_say_is_ignored() -> None:
+    """Other statements, and further fields, are no breach."""
+    assert decode_grants(pack([3, "anything"])) is None
+    assert decode_grants(pack([1, "g", bytes(8), "more"])) == Ask("g", bytes(8))
 
 
 @pytest.mark.parametrize(
@@ -226,19 +399,24 @@ def test_grants_come_back_as_they_went(grant: Grant) -> None:
         b"",
         b"\xc1",
         pack([]),
-        pack(["g", bytes(8), 0, bytes(32)]),
-        pack(["g" * 1_025, bytes(8), 0, bytes(32), bytes(32)]),
-        pack([b"g", bytes(8), 0, bytes(32), bytes(32)]),
-        pack(["g", bytes(7), 0, bytes(32), bytes(32)]),
-        pack(["g", bytes(8), -1, bytes(32), bytes(32)]),
-        pack(["g", bytes(8), 2**32, bytes(32), bytes(32)]),
-        pack(["g", bytes(8), True, bytes(32), bytes(32)]),
-        pack(["g", bytes(8), 0, bytes(31), bytes(32)]),
-        pack(["g", bytes(8), 0, bytes(32), bytes(33)]),
+        pack({}),
+        pack(["g", bytes(8)]),
+        pack([True, "g", bytes(8)]),
+        pack([0, "g", bytes(8)]),
+        pack([1, "g"]),
+        pack([1, "g" * 1_025, bytes(8)]),
+        pack([1, b"g", bytes(8)]),
+        pack([1, "g", bytes(7)]),
+        pack([2, "g", bytes(8), 0, bytes(32)]),
+        pack([2, "g", bytes(8), -1, bytes(32), bytes(32)]),
+        pack([2, "g", bytes(8), 2**32, bytes(32), bytes(32)]),
+        pack([2, "g", bytes(8), True, bytes(32), bytes(32)]),
+        pack([2, "g", bytes(8), 0, bytes(31), bytes(32)]),
+        pack([2, "g", bytes(8), 0, bytes(32), bytes(33)]),
     ],
 )
 def test_what_is_no_grant_is_refused(body: bytes) -> None:
-    """Each field of a grant has its type and range."""
+    """Each field has its type and range."""
     with pytest.raises(SealRefused) as refusal:
-        decode_grant(body)
+        decode_grants(body)
     assert refusal.value.reason == Reason.MALFORMED
