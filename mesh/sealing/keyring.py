@@ -381,12 +381,12 @@ class Keyring:
 
     def _take(self, peer: Peer, grant: Grant, now: float) -> None:
         stream = peer, grant.group
-        receiver = self._receivers.pop(stream, None)
+        receiver = self._receivers.get(stream)
         if receiver is None:
+            if len(self._receivers) >= RECEIVERS_MAX:
+                del self._receivers[min(self._receivers, key=lambda name: self._receivers[name].used_at)]
             receiver = GroupReceiver(self._network, grant.group, *peer, limits=self._limits)
-        self._receivers[stream] = receiver
-        if len(self._receivers) > RECEIVERS_MAX:
-            del self._receivers[min(self._receivers, key=lambda name: self._receivers[name].used_at)]
+            self._receivers[stream] = receiver
         receiver.take(grant, now)
 
     def _drain(self, stream: _Stream, now: float) -> list[Opened]:
