@@ -6,15 +6,18 @@ afresh, so mutations start from those of this process.
 
 from __future__ import annotations
 
+import random
 import warnings
 
 from keysmith import NOW, entropy, identity, peer_of
 
+from mesh.errors import SealRefused
 from mesh.sealing.chains import Limits
 from mesh.sealing.codec import encode_unknown, read_header
-from mesh.sealing.handshake import make_offer
+from mesh.sealing.handshake import Peer, make_offer
+from mesh.sealing.keyring import Keyring
 from mesh.sealing.pairing import Pairing
-from mesh.sealing.sender_keys import decode_grant, encode_grant
+from mesh.sealing.sender_keys import Ask, Grant, GroupSender, decode_grants, encode_ask, encode_grant
 from mesh.sealing.session import Session
 from transport.wire import Kind
 
@@ -73,8 +76,47 @@ def keys(data: bytes) -> object:
     return pairing.handshakes
 
 
+GRANT_SEEDS = (encode_ask(Ask("group", bytes(8))), encode_grant(Grant("group", bytes(8), 3, bytes(32), bytes(32))))
+
+
 def grant(data: bytes) -> object:
-    """A sender's grant: what was accepted survives being written again."""
-    read = decode_grant(data)
-    assert decode_grant(encode_grant(read)) == read
-    return len(read.group)
+    """What is said about sender keys: what was accepted survives being written again."""
+    read = decode_grants(data)
+    if isinstance(read, Ask):
+        assert decode_grants(encode_ask(read)) == read
+    elif isinstance(read, Grant):
+        assert decode_grants(encode_grant(read)) == read
+    return type(read), data[:1]
+
+
+_SENDER = Peer("there", 1)
+
+
+def _for_many() -> tuple[GroupSender, dict[bytes, bytes]]:
+    theirs = GroupSender("net", "group", *_SENDER, entropy=entropy("group"), now=0.0, limits=_LIMITS)
+    theirs.set_readers([Peer("here", 1)])
+    contents = (b"", b"first", b"second" * 20, b"third")
+    return theirs, {theirs.seal(Kind.GROUP, content, 0.0): content for content in contents}
+
+
+_THEIRS, _GENUINE_FOR_MANY = _for_many()
+GROUP_SEEDS = tuple(_GENUINE_FOR_MANY)
+
+
+def sealed_for_many(data: bytes) -> object:
+    """A publication: what opens is one of the genuine ones, once; anything else is refused, or waits and expires."""
+    ring = Keyring("net", "here", 1, readers=lambda _: (), entropy=entropy(), rng=random.Random(1), limits=_LIMITS)
+    parked = ring.open("group", _SENDER, data, 0.0, 0.0) is None
+    grants = [encode_grant(grant) for grant in _THEIRS.grants(Peer("here", 1), GROUP_SEEDS[0][2:10], 0.0)]
+    opened = [one.body for body in grants for one in ring.received(_SENDER, body, lambda _: True, 0.0)]
+    assert parked
+    if opened:
+        assert opened == [_GENUINE_FOR_MANY[data]], "an altered publication opened"
+        try:
+            ring.open("group", _SENDER, data, 0.0, 0.0)
+        except SealRefused:
+            return "opened once"
+        raise AssertionError("a publication opened twice")
+    ring.tick(100.0)
+    assert not ring.is_waiting
+    return [error.reason for _, error in ring.refusals]

@@ -17,8 +17,11 @@ from transport.wire import pack
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
 MAPS = st.dictionaries(TEXTS, TEXTS, max_size=3)
 LISTS = st.lists(TEXTS, max_size=3).map(tuple)
+SEALING = {"opens_sealed": st.booleans(), "demands_sealed": st.booleans()}
 AGENTS = st.builds(AgentInfo, st.integers(1, 2**64 - 1), st.just("a"), LISTS, TEXTS, LISTS, TEXTS, MAPS)
-PROFILES = st.builds(NodeProfile, st.booleans(), MAPS, st.lists(AGENTS, max_size=4).map(tuple), st.booleans())
+PROFILES = st.builds(
+    NodeProfile, st.booleans(), MAPS, st.lists(AGENTS, max_size=4).map(tuple), st.booleans(), LISTS, **SEALING
+)
 
 AGENT: list[Any] = [7, "name", ["cap"], ["tag"], "1", {"k": "v"}]
 
@@ -65,14 +68,24 @@ def test_a_profile_with_a_wrong_field_is_refused(fields: Any) -> None:
 
 def test_later_fields_are_ignored() -> None:
     """Fields behind the known ones, in a profile and in an agent, are left alone."""
-    profile = decode_profile(pack([1, {}, [[*AGENT, "later"]], 1, ["g"], "later"]), "a")
+    profile = decode_profile(pack([1, {}, [[*AGENT, "later"]], 1, ["g"], 7, "later"]), "a")
 
     assert profile == NodeProfile(
         maintenance=True,
         agents=(AgentInfo(7, "a", ("cap",), "name", ("tag",), "1", {"k": "v"}),),
         can_issue=True,
         groups=("g",),
+        opens_sealed=True,
+        demands_sealed=True,
     )
+
+
+def test_what_a_node_of_another_version_says_of_sealing_is_understood() -> None:
+    """An older one says nothing of it, and of nonsense nothing is believed."""
+    for fields in ([1, {}, [], 1], [1, {}, [], 1, ["g"]], [1, {}, [], 1, ["g"], "sealed"]):
+        profile = decode_profile(pack(fields), "a")
+        assert not profile.opens_sealed
+        assert not profile.demands_sealed
     assert decode_profile(pack([0, {}, [], 0]), "a").groups == ()  # as the first version wrote it
 
 

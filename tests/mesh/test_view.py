@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,8 @@ from mesh.events import (
     NodeUpdated,
 )
 from mesh.profile import NodeProfile, encode_profile
+from mesh.sealing.handshake import Peer
+from mesh.sealing.keyring import Readers
 from mesh.types import AgentInfo, NodeStatus
 from mesh.view import NetworkView
 from transport.types import Address, NodeId
@@ -215,3 +218,26 @@ def test_subscribers_follow_what_nodes_say_and_how_they_are() -> None:
     assert view.group_changes == [("g", "a", False)]
     view.forget("a")
     assert view.group_changes == []
+
+
+def _reader(name: str, state: MemberState = S.ALIVE, life: int = 1, **profile: Any) -> Member:
+    return Member(NodeId(name), life << 16 | 3, state, (), 0, encode_profile(NodeProfile(**profile)))
+
+
+def test_readers_are_the_lives_of_live_members_and_of_live_subscribers() -> None:
+    """Who is suspected may read, who is gone may not; one that demands sealing and those that cannot open are told."""
+    view = NetworkView()
+    assert view.readers("") == view.readers("g") == Readers([])
+    view.apply(_reader("a", opens_sealed=True, groups=("g",)))
+    view.apply(_reader("b", S.SUSPECT, 5, opens_sealed=True))
+    assert view.readers("") == Readers([Peer("a", 1), Peer("b", 5)])
+    assert view.readers("g") == Readers([Peer("a", 1)])
+    view.apply(_reader("c", groups=("g",)))
+    view.apply(_reader("d", opens_sealed=True, demands_sealed=True))
+    assert view.readers("") == Readers([Peer("a", 1), Peer("b", 5), Peer("c", 1), Peer("d", 1)], True, 1)
+    assert view.readers("g") == Readers([Peer("a", 1), Peer("c", 1)], False, 1)
+    assert [view.demands_sealed(name) for name in "adz"] == [False, True, False]
+    for gone in (_reader("c", S.LEFT), _reader("d", S.DEAD)):
+        view.apply(gone)
+    view.forget("b")
+    assert view.readers("") == view.readers("g") == Readers([Peer("a", 1)])

@@ -57,10 +57,12 @@ class SealedWorld(World):
         off: Sequence[str] = (),
         limits: Limits | None = None,
         capacity: int = 1_000,
+        relayed: bool = False,
     ) -> None:
         super().__init__(*names, capacity=capacity)
         self.clock.wall_s = WALL.timestamp()
         self.off = off
+        self.relayed = relayed
         self.limits = limits
         self.sealed: dict[str, SealedLinks] = {}
         self.identities: dict[str, Identity] = {}
@@ -90,6 +92,7 @@ class SealedWorld(World):
         here.other, there.other = there, here
         for end, me, other in ((here, a, b), (there, b, a)):
             end.owner = self.sealing(me)
+            end.is_relayed = self.relayed
             life = self.sealing(other)._identity.life
             features = {} if other in self.off else {FEATURE: True}
             end.peer = dataclasses.replace(end.peer, incarnation=life << 16, features=features)
@@ -320,6 +323,52 @@ async def test_an_offer_in_anothers_name_is_refused() -> None:
         assert world.notes == [("b", "end-to-end refusal", "wrong_peer")]
 
 
+# --- relays -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trick", _TRICKS)
+async def test_what_does_not_hold_on_a_relayed_link_is_dropped_and_nobody_is_cut(trick: str) -> None:
+    """Any node on the way could have done it: counted and on record, and link and session go on."""
+    tap, reason = _TRICKS[trick]
+    async with SealedWorld(relayed=True) as world:
+        inbox = Inbox()
+        world.agent("b", 7, inbox)
+        await _send(world, "a", 7, b"before")
+        end = world.end("b", "a")
+        end.tap = tap
+        await _send(world, "a", 7, b"touched", ack=False)
+        await eventually(lambda: world.sealed["b"].statistics().get(f"refused_{reason}", 0) == 1)
+        end.tap = lambda envelope: [envelope]
+        await _send(world, "a", 7, b"after")
+
+        assert [payload for payload in inbox.payloads if payload != b"touched"] == [b"before", b"after"]
+        assert inbox.payloads.count(b"touched") == (trick == "replayed")
+        assert end.is_open
+        assert ("b", "end-to-end refusal", reason) in world.notes
+        assert world.sealed["b"].statistics()["handshakes"] == 1
+
+
+async def test_a_relayed_link_that_goes_on_losing_is_closed_and_its_session_taken_up() -> None:
+    """What is dropped is not given back as credit, so in the end another link is better; keys are not to blame."""
+    async with SealedWorld(relayed=True) as world:
+        inbox = Inbox()
+        world.agent("b", 7, inbox)
+        await _send(world, "a", 7, b"before")
+        end = world.end("b", "a")
+        genuine = end.seen[-1]
+        for _ in range(links_module.RELAYED_REFUSALS_MAX - 1):
+            end.receive(_flipped(genuine))
+        assert end.is_open
+        end.receive(_flipped(genuine))
+        assert end.closed_as is CloseReason.NORMAL
+        await eventually(lambda: world.sealed["b"].statistics()["sessions_parked"] == 1)
+
+        world.link("a", "b")
+        await _send(world, "a", 7, b"after")
+        assert inbox.payloads == [b"before", b"after"]
+        assert world.sealed["b"].statistics()["handshakes"] == 1
+
+
 # --- links that break -------------------------------------------------------------------------------------------
 
 
@@ -338,6 +387,28 @@ async def test_the_next_link_takes_up_the_session() -> None:
             await eventually(lambda: world.sealed["a"].statistics()["sessions"] == 1)
         assert [world.sealed[name].statistics()["handshakes"] for name in "ab"] == [1, 1]
         assert PLAIN not in world.capture()
+
+
+@pytest.mark.parametrize("reason", [CloseReason.LEAVING, CloseReason.VETOED])
+async def test_who_left_leaves_no_session_behind(reason: CloseReason) -> None:
+    """Of a node that left, or that is not admitted any more, no keys are kept for a link to come."""
+    async with SealedWorld() as world:
+        world.agent("b", 7, Inbox())
+        await _send(world, "a", 7, PLAIN)
+        world.end("a", "b").cut(reason)
+        assert world.sealed["a"].statistics()["sessions_parked"] == 0
+
+
+async def test_keys_of_who_is_no_member_any_more_are_dropped() -> None:
+    """A session that waits for a link is forgotten when its node is known to be gone; twice is harmless."""
+    async with SealedWorld() as world:
+        world.agent("b", 7, Inbox())
+        await _send(world, "a", 7, PLAIN)
+        world.end("a", "b").cut()
+        assert world.sealed["a"].statistics()["sessions_parked"] == 1
+        for _ in range(2):
+            world.sealed["a"].forget("b")
+        assert world.sealed["a"].statistics()["sessions_parked"] == 0
 
 
 async def test_a_restarted_node_gets_a_new_session() -> None:
