@@ -70,8 +70,8 @@ ANSWERS_S: Final = 16.0
 
 #: Groups to which a node keeps keys for what it publishes; as many as gossip keeps open.
 SENDERS_MAX: Final = 1_024
-#: Senders and groups whose keys a node keeps, the longest unused to go first; 3 KiB each.
-RECEIVERS_MAX: Final = 4_096
+#: Senders and groups whose keys a node keeps, the longest unused to go first; 6 KiB each.
+RECEIVERS_MAX: Final = 2_048
 #: How long the keys of a sender that says nothing are kept: longer than an epoch and its grace, after which nobody
 #: grants that epoch any more, so that nothing opened before could be opened again with keys granted afresh.
 RECEIVER_IDLE_S: Final = 900.0

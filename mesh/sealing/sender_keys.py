@@ -18,6 +18,7 @@ Group keys give what a chain gives; there is no key agreement in between, so gen
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -262,7 +263,7 @@ class GroupSender:
         self.refresh(now)
         self._is_used = True
         sealed = self._chain.seal(kind, _STREAM, body, now)
-        return sealed + self._signer.sign(self._context + sealed)
+        return sealed + self._signer.sign(_to_sign(self._context, sealed))
 
 
 class _Generation:
@@ -335,7 +336,7 @@ class GroupReceiver:
         signed, signature = sealed[:-_SIGNATURE_BYTES], sealed[-_SIGNATURE_BYTES:]
         # First of all: whoever was granted the key could use up counters with what it seals itself.
         try:
-            generation.verifier.verify(signature, self._context + signed)
+            generation.verifier.verify(signature, _to_sign(self._context, signed))
         except InvalidSignature as error:
             raise refused(Reason.SIGNATURE, "the body was not signed by the sender that it names") from error
         body = generation.chain.open(header, signed, now)
@@ -361,6 +362,11 @@ def read_group_header(sealed: bytes) -> Header:
     if len(sealed) < GROUP_OVERHEAD_BYTES:
         raise refused(Reason.MALFORMED, f"group body of {len(sealed)} bytes is too short")
     return read_header(sealed)
+
+
+def _to_sign(names: bytes, sealed: bytes) -> bytes:
+    # A hash, as Ed25519 would read a large body twice, with the slower SHA-512.
+    return names + hashlib.sha256(sealed).digest()
 
 
 def group_context(network: str, group: str, node_id: str, life: int) -> bytes:
