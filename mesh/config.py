@@ -183,8 +183,9 @@ class MessagesSection:
         default=True,
         metadata=setting(
             flag,
-            "Demand that messages between agents are sealed from node to node, so that no relay can read, alter or "
-            "forge them. Where both sides say no, TLS on each link alone protects them.",
+            "Demand that messages between agents are sealed from node to node, and broadcasts and groups from their "
+            "sender to those they are for, so that no relay can read, alter or forge them. Where all concerned say "
+            "no, TLS on each link alone protects them.",
         ),
     )
     request_timeout_s: float = field(

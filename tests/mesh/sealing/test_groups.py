@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -163,7 +164,8 @@ async def test_keys_travel_sealed_and_payloads_open(group: str) -> None:
         payloads = [pack([0, 0, b"%d" % number]) for number in range(20)]
         sealed = [there.publish("a", payload, group) for payload in payloads]
         for name in "bc":
-            await eventually(lambda name=name: len(there.nodes[name].heard) == 20)
+            node = there.nodes[name]
+            await eventually(functools.partial(lambda node: len(node.heard) == 20, node))
             assert there.nodes[name].heard == [(group, "a", payload) for payload in payloads]
             assert set(there.links["a", name].kinds_sent) <= {Kind.KEYS, Kind.SEALED}
             assert there.nodes[name].notes == []

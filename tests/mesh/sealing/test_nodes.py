@@ -189,8 +189,8 @@ async def test_broadcasts_and_their_keys_pass_a_relay_sealed(
     assert NodeId("b") not in runtime(a).gossip.links
     assert Kind.RELAY in {envelope.kind for envelope in capture}
     assert _leaks(capture) == []
-    assert [_count(net, "grants_taken") for net in (b, c)] == [1, 1]
     assert _count(b, "asked") >= 1
+    assert _count(b, "grants_taken") >= 1
     (sending,) = runtime(a)._sealed_groups._keyring._senders.values()
     secrets = [kept.grant.secret for kept in sending.keys._kept]
     assert not [envelope.kind for envelope in capture if any(secret in envelope.body for secret in secrets)]
@@ -220,7 +220,7 @@ async def test_a_subscriber_that_left_reads_nothing_newer(nodes: Networks) -> No
     await eventually(lambda: stays.heard == [b"before", b"after"])
     (sealed,) = handed
     opened: list[bytes] = []
-    runtime(c).opened = lambda *found: opened.append(found[-1])  # type: ignore[method-assign,assignment]
+    runtime(c).opened = lambda *found: opened.append(found[-1])  # type: ignore[method-assign]
     runtime(c)._sealed_groups.received("news", "a", runtime(a)._incarnation >> 16, sealed)
     await eventually(lambda: _count(a, "unanswered") > 0, what="the leaver asks in vain")
 

@@ -229,6 +229,7 @@ def test_a_reader_that_fell_far_behind_asks_again() -> None:
     group = Group(ANN, limits=dataclasses.replace(LIMITS, epoch_bodies=1))
     first = group.seal(b"first")
     assert group.read(ANN, first) == b"first"
+    last = first
     for behind in (AHEAD_MAX + 1, 2 * AHEAD_MAX):
         for _ in range(behind):
             last = group.seal(b"last")
@@ -251,12 +252,12 @@ def test_keys_whose_time_is_over_are_erased() -> None:
     group.members.remove(EVE)
     second = group.seal(now=361.0)
     group.read(ANN, second, 361.0)
-    reader = group.readers[ANN]
-    assert reader.holds(read_group_header(first))
-    reader.sweep(362.0)
-    assert not reader.holds(read_group_header(first))
-    assert reader.holds(read_group_header(second))
-    assert reader.used_at == 361.0
+    receiver = group.readers[ANN]
+    assert receiver.holds(read_group_header(first))
+    receiver.sweep(362.0)
+    assert not receiver.holds(read_group_header(first))
+    assert receiver.holds(read_group_header(second))
+    assert receiver.used_at == 361.0
 
 
 def test_no_member_writes_in_the_senders_name() -> None:
@@ -339,7 +340,8 @@ def test_a_body_of_one_group_does_not_open_in_another() -> None:
     prices.set_readers([ANN])
     weather.set_readers([ANN])
     reader = GroupReceiver("net", "weather", "zoe", 7, limits=LIMITS)
-    reader.take(*weather.owed(ANN, 0.0), 0.0)
+    (grant,) = weather.owed(ANN, 0.0)
+    reader.take(grant, 0.0)
     sealed = prices.seal(32, b"body", 0.0)
     with pytest.raises(SealRefused) as refusal:
         reader.open(read_group_header(sealed), sealed, 0.0)
