@@ -461,7 +461,10 @@ class Runtime:
 
     def hold_link(self, link: Link) -> bool:
         """See :class:`gossip.service.HoldingListener`."""
-        return not self.renewal.is_using(link) and self.courier.hold_link(self._sealing.of(link))
+        sealed = self._sealing.of(link)
+        if self.renewal.is_using(link) or self._sealed_groups.is_using(sealed):
+            return False
+        return self.courier.hold_link(sealed)
 
     def release_link(self, link: Link) -> None:
         """See :class:`gossip.service.HoldingListener`."""

@@ -249,6 +249,10 @@ class SealedGroups:
             self._schedule_sweep()
         self._flush()
 
+    def is_using(self, link: Link) -> bool:
+        """Whether something waits to be said on a link, which should therefore not be closed as idle."""
+        return link in self._waiting
+
     # --- saying -------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:

@@ -51,8 +51,8 @@ GENERATIONS_KEPT: Final = 4
 EPOCHS_KEPT: Final = 16
 
 #: A new generation that somebody's leaving calls for waits until the last one is so old, for each reader: what all
-#: have to be granted again costs each sender at most a hundred grants a second.
-ROTATION_S: Final = 0.01
+#: have to be granted again costs a sender ten grants a second at most, over time, and each reader a delay now and then.
+ROTATION_S: Final = 0.1
 
 _ASK: Final = 1
 _GRANT: Final = 2

@@ -377,10 +377,12 @@ async def test_what_waits_for_a_link_is_bounded_and_goes_with_it(monkeypatch: py
             groups._tick()
         (waiting,) = groups._waiting.values()
         assert 1 <= len(waiting) <= 2
+        assert groups.is_using(there.nodes["a"].links.of(link))
         await asyncio.sleep(0)
         link.cut()
         await eventually(lambda: groups._waiting == {} and len(groups._scope) == 0)
         assert groups._links == {}
+        assert not groups.is_using(link)
 
 
 async def test_a_link_that_was_replaced_takes_nothing_with_it() -> None:

@@ -13,6 +13,7 @@ from support import eventually
 from mesh import AgentMessage, AgentNetworkManager
 from mesh.agents import Handler
 from mesh.messaging.body import PAYLOAD_BYTES_MAX
+from mesh.sealing.sender_keys import ROTATION_S
 from transport import channel
 from transport.errors import PeerUnreachable
 from transport.link import Link
@@ -207,6 +208,9 @@ async def test_a_subscriber_that_left_reads_nothing_newer(nodes: Networks) -> No
     await eventually(lambda: stays.heard == leaves.heard == [b"before"])
     await subscription.unsubscribe()
     await _subscribers(a, "b")
+
+    keys = runtime(a)._sealed_groups._keyring._senders["news"].keys
+    await eventually(lambda: runtime(a)._clock.monotonic() > keys._began_at + 2 * ROTATION_S)
 
     handed: list[bytes] = []
     received = runtime(b)._sealed_groups.received
