@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -185,6 +186,63 @@ def test_a_restarted_reader_is_granted_again() -> None:
     assert group.refusal(Peer("bob", 2), first, 1.0) == Reason.UNKNOWN_SESSION
     assert group.read(Peer("bob", 2), second, 1.0) == b"again"
     assert group.refusal(BOB, second, 1.0) == Reason.UNKNOWN_SESSION
+
+
+_STEPS = st.one_of(
+    st.tuples(st.just("join"), st.integers(0, 4)),
+    st.tuples(st.just("leave"), st.integers(0, 4)),
+    st.tuples(st.just("seal"), st.booleans()),
+    st.tuples(st.just("greedy"), st.integers(0, 4)),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(_STEPS, min_size=5, max_size=40))
+def test_who_may_read_when_it_is_sealed_reads_and_nobody_else_ever(steps: list[tuple[str, int]]) -> None:
+    """Whoever comes and goes, asks or does not: each opens what was sealed while it was a reader, and nothing more.
+
+    All of them keep every key that they ever get, are handed every body, and try each again at the end.
+    """
+    nodes = [Peer(f"n{number}", 1) for number in range(5)]
+    receivers = {node: GroupReceiver("net", "g", "zoe", 7, limits=LIMITS) for node in nodes}
+    sender, readers, now = make_sender("g"), dict[Peer, None](), 0.0
+    sealed: list[tuple[bytes, list[Peer]]] = []
+    opened: set[tuple[Peer, int]] = set()
+
+    def attempt(node: Peer, number: int) -> None:
+        body, _ = sealed[number]
+        header = read_group_header(body)
+        if not receivers[node].holds(header):
+            for grant in sender.grants(node, header.session, now):
+                receivers[node].take(grant, now)
+        with contextlib.suppress(SealRefused):
+            assert receivers[node].open(header, body, now) == b"%d" % number
+            opened.add((node, number))
+
+    for what, which in steps:
+        now += 1.0  # more than generations have to be apart here
+        match what:
+            case "join":
+                readers[nodes[which]] = None
+            case "leave":
+                readers.pop(nodes[which], None)
+            case "greedy":
+                for grant in sender.grants(nodes[which], b"", now):
+                    receivers[nodes[which]].take(grant, now)
+            case _:
+                sealed.append((sender.seal(32, b"%d" % len(sealed), now), list(readers)))
+                for node in nodes if which else nodes[::2]:
+                    attempt(node, len(sealed) - 1)
+        sender.set_readers(readers)
+    for node in nodes:
+        for number in range(len(sealed)):
+            attempt(node, number)
+
+    allowed = {(node, number) for number, (_, may) in enumerate(sealed) for node in may}
+    assert opened <= allowed
+    # Who left before it asked gets no answer any more; who stayed has got all that was not too long ago.
+    recent = {(node, number) for node, number in allowed if number >= len(sealed) - 2 and node in readers}
+    assert {one for one in recent if all(one[0] in may for _, may in sealed[-2:])} <= opened
 
 
 def test_generations_end_by_time_and_count() -> None:
