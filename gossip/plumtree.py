@@ -30,7 +30,7 @@ Deviations from the paper, and why:
 
 What a hostile peer can do: its ids, syncs and requests are counted per second, its unknown ids cost an entry in a
 bounded table for some tens of milliseconds, and pruning us only slows its own supply.  Limit: origins do not sign
-yet, so a peer can still speak in another's name.
+here, so a peer can use up another's numbers; whose a payload is, the layer above has to show (``mesh/sealing``).
 """
 
 # core: no I/O
