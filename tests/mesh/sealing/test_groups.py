@@ -19,7 +19,7 @@ from mesh.sealing.groups import SealedGroups
 from mesh.sealing.handshake import Peer
 from mesh.sealing.keyring import EVERYBODY, Readers, is_sealed
 from mesh.sealing.links import FEATURE, SealedLinks
-from transport.link import CloseReason, Link
+from transport.link import CloseReason, Link, SendOutcome
 from transport.types import Lane, NodeId
 from transport.wire import Envelope, Kind, pack
 
@@ -383,6 +383,21 @@ async def test_what_waits_for_a_link_is_bounded_and_goes_with_it(monkeypatch: py
         await eventually(lambda: groups._waiting == {} and len(groups._scope) == 0)
         assert groups._links == {}
         assert not groups.is_using(link)
+
+
+async def test_grants_wait_for_room_as_often_as_need_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lane that is full again after there was room keeps nothing from being said in the end."""
+    async with village("a", "b", "c", off=("a", "b")) as there:
+        link = there.link("a", "b")
+        send, refusals = link.send, [SendOutcome.FULL] * 3
+
+        def full_at_first(envelope: Envelope, lane: Lane, *, key: str | None = None) -> SendOutcome:
+            return refusals.pop() if refusals else send(envelope, lane, key=key)
+
+        monkeypatch.setattr(link, "send", full_at_first)
+        there.publish("a")
+        await eventually(lambda: there.nodes["b"].heard == [(NEWS, "a", PLAIN)])
+        assert refusals == []
 
 
 async def test_a_link_that_was_replaced_takes_nothing_with_it() -> None:

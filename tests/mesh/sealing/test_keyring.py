@@ -12,6 +12,7 @@ from keysmith import entropy
 from mesh.errors import SealRefused
 from mesh.sealing import keyring as keyring_module
 from mesh.sealing.chains import Limits
+from mesh.sealing.groups import SPREAD_S
 from mesh.sealing.handshake import Peer
 from mesh.sealing.keyring import (
     ANSWERS_MAX,
@@ -157,6 +158,27 @@ def test_who_is_not_linked_asks_within_the_spread() -> None:
     circle.rings[EVE].linked(BOB, circle.now)
     circle.rings[EVE].linked(ANN, circle.now)
     assert circle.count(EVE, "asked") == 1
+
+
+def test_a_thousand_that_lack_a_key_are_no_storm() -> None:
+    """They ask over ten seconds, about a hundred in each, once; all of them hear what they asked for."""
+    peers = [Peer(f"n{number}", 1) for number in range(1_000)]
+    circle = Circle(ANN, *peers)
+    for number, peer in enumerate(peers):
+        circle.rings[peer]._rng.seed(number)
+    sealed = circle.seal(b"x", EVERYBODY)
+    for peer in peers:
+        circle.bring(sealed, peer, EVERYBODY, spread_s=SPREAD_S * len(peers))
+    asked = []
+    for _ in range(11):
+        circle.pass_time(1.0)
+        asked.append(sum(len(circle.rings[peer].outgoing) for peer in peers))
+        circle.talk()
+
+    assert sum(asked) == 1_000
+    assert max(asked) < 150
+    assert circle.count(ANN, "granted") == 1_000
+    assert all(circle.opened[peer] == [b"x"] for peer in peers)
 
 
 def test_questions_are_repeated_ever_more_slowly_and_then_given_up() -> None:
