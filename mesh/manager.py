@@ -485,6 +485,10 @@ class AgentNetworkManager:
         """Send a message to every agent on every node, the sending agent excepted.
 
         Neighbours pass it on, and nodes that miss it fetch it from them for half a minute; nobody acknowledges it.
+        It is sealed for the members of this moment (``messages.end_to_end``): who joins later cannot read it, and after
+        the first one of a node, or when another has left, those that are not linked with it ask it for the key.  So who
+        broadcasts and leaves at once may be heard by its neighbours only.
+
         The receipt's status is ``SENT`` if a neighbour took it or was told of it, ``QUEUED`` if there is none at the
         moment, ``DROPPED`` if this node is leaving.
 

@@ -354,6 +354,7 @@ class Runtime:
             self.up_to_date_view()
             # What was accepted goes out before the goodbye; agents stop first, so that nothing new is accepted.
             await self.courier.close(drain_s=timeout_s / 2)
+            await self._sealed_groups.drain(timeout_s / 4)
             if self._snapshot is not None:
                 self._snapshot.leave()
             await self.gossip.leave(timeout_s)

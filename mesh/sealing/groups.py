@@ -126,6 +126,8 @@ class SealedGroups:
         self._links: dict[Peer, Link] = {}
         # What found no room on a link, or no keys yet; at most WAITING_MAX each, and a task that sends it.
         self._waiting: dict[Link, list[bytes]] = {}
+        self._all_said = asyncio.Event()
+        self._all_said.set()
         self._scope = TaskScope("sealing for many")
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
@@ -220,7 +222,7 @@ class SealedGroups:
         peer = _peer_of(link)
         if self._links.get(peer) is link:
             del self._links[peer]
-        self._waiting.pop(link, None)
+        self._forget_waiting(link)
         self._handler.link_closed(link, reason, detail)
 
     def envelopes_received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
@@ -284,6 +286,7 @@ class SealedGroups:
                 waiting.append(body)
         elif link.send(Envelope(Kind.GRANTS, 1, None, None, body), Lane.CONTROL) is SendOutcome.FULL:
             self._waiting[link] = [body]
+            self._all_said.clear()
             self._scope.spawn(self._say_later(link), name=f"grants for {link.peer.node_id}")
 
     async def _say_later(self, link: Link) -> None:
@@ -298,7 +301,22 @@ class SealedGroups:
                     if outcome is SendOutcome.FULL:
                         break
                     waiting.pop(0)
+        self._forget_waiting(link)
+
+    def _forget_waiting(self, link: Link) -> None:
         self._waiting.pop(link, None)
+        if not self._waiting:
+            self._all_said.set()
+
+    async def drain(self, timeout_s: float) -> None:
+        """The node leaves: give out first what keys it owes for what it said last, as nobody can ask for them later.
+
+        Args:
+            timeout_s: How long that may take.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._all_said.wait()
 
     # --- time ---------------------------------------------------------------------------------------------------
 

@@ -385,6 +385,26 @@ async def test_what_waits_for_a_link_is_bounded_and_goes_with_it(monkeypatch: py
         assert not groups.is_using(link)
 
 
+async def test_who_leaves_first_gives_out_the_keys_it_owes() -> None:
+    """Leaving waits until what was to be said is said, and not for ever."""
+    async with village("a", "b") as there:
+        groups = there.nodes["a"].groups
+        await groups.drain(5.0)
+        link = there.link("a", "b")
+        there.publish("a")
+        await groups.drain(5.0)
+        assert groups._waiting == {}
+        await eventually(lambda: there.nodes["b"].heard == [(NEWS, "a", PLAIN)])
+        link.cut()
+        there.nodes["a"].links._parked.clear()
+        there.link("a", "b").other.hold()
+        there.nodes["b"].groups.readers_changed()
+        there.publish("b")
+        there.publish("b", group=EVERYBODY)
+        await there.nodes["b"].groups.drain(0.02)
+        assert there.nodes["b"].groups._waiting != {}
+
+
 async def test_grants_wait_for_room_as_often_as_need_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lane that is full again after there was room keeps nothing from being said in the end."""
     async with village("a", "b", "c", off=("a", "b")) as there:

@@ -257,6 +257,17 @@ async def test_who_joins_later_reads_nothing_older(nodes: Networks) -> None:
     assert _count(a, "generations") == 1
 
 
+async def test_who_broadcasts_and_leaves_at_once_is_heard_by_its_neighbours(nodes: Networks) -> None:
+    """The keys for what it said last go out before the goodbye, though there was no session to send them in yet."""
+    a, b, c = await nodes.several("a", "b", "c")
+    ears = Ear(), Ear()
+    await b.register_agent(7, handler=ears[0])
+    await c.register_agent(8, handler=ears[1])
+    await a.broadcast_message(PLAIN)
+    await a.leave_network()
+    await eventually(lambda: [ear.heard for ear in ears] == [[PLAIN]] * 2)
+
+
 @pytest.mark.parametrize("demanding", [True, False])
 async def test_broadcasts_are_sealed_if_anybody_demands_it(
     nodes: Networks, capture: list[Envelope], demanding: bool
