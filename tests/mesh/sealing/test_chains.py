@@ -296,3 +296,39 @@ def test_any_order_and_loss_opens_what_it_may(data: st.DataObject) -> None:
         else:
             assert ends.open(body) == content
             opened.add(number)
+
+
+def test_a_chain_for_many_keeps_epochs_that_it_skipped() -> None:
+    """Bodies of several epochs open in any order, each once, until their grace is over; older epochs make room."""
+    sealing = SealingChain(SECRET, SESSION, CONTEXT, 0.0, SMALL)
+    opening = OpeningChain(SECRET, CONTEXT, SMALL, previous_max=3)
+    bodies = []
+    for _ in range(5):
+        bodies.append(sealing.seal(32, 0, b"body", 0.0))
+        sealing.advance(0.0)
+
+    def opens(number: int, now: float) -> bool:
+        try:
+            return opening.open(read_header(bodies[number]), bodies[number], now) == b"body"
+        except SealRefused:
+            return False
+
+    assert [opens(number, 0.0) for number in (4, 3, 1, 0, 1)] == [True, True, True, False, False]
+    assert not opens(2, SMALL.grace_s)
+
+
+def test_a_chain_follows_what_the_sender_says() -> None:
+    """Told of a later epoch it goes there, and opens on from it; told of one before it stays."""
+    opening = OpeningChain(SECRET, CONTEXT, SMALL, previous_max=3)
+    opening.follow(2, 0.0)
+    opening.follow(1, 0.0)
+    assert opening.epoch == 2
+
+
+def test_an_epoch_is_over_by_time_and_by_count() -> None:
+    """Who hands epochs to others learns beforehand that the next body would begin one."""
+    chain = SealingChain(SECRET, SESSION, CONTEXT, 0.0, SMALL)
+    assert [chain.is_over(now) for now in (0.0, SMALL.epoch_s)] == [False, True]
+    for _ in range(SMALL.epoch_bodies):
+        chain.seal(32, 0, b"body", 0.0)
+    assert chain.is_over(0.0)
