@@ -51,3 +51,14 @@ class TransactionConflict(StateError):
 
 class UpdateRefused(RemoteProtocolError):
     """Bytes that are no update or state vector which this document may take; nothing was changed."""
+
+
+class RaftMessageRefused(RemoteProtocolError):
+    """A message of the consensus protocol that no correct member of the group would send; nothing was changed."""
+
+
+class NotInGroup(RaftMessageRefused):
+    """A message from a node that has no say in the group; nothing was changed.
+
+    One that was removed a moment ago may still send some, so this is no reason to part with it.
+    """
