@@ -89,9 +89,11 @@ class Checker:
                 raise Violation(f"{node}: entry {entry.index} of term {entry.term} is {place}, and was {known}")
             previous_term = entry.term
 
-    def commits(self, leader: NodeId, log: Log, disks: Mapping[NodeId, Disk]) -> None:
+    def commits(self, leader: NodeId, leader_term: int, log: Log, disks: Mapping[NodeId, Disk]) -> None:
         """What a leader commits is on the disks of a majority of each half, with an entry of its own term."""
-        index, term = log.committed, log.term_at(log.committed) or 0
+        index, term = log.committed, log.term_at(log.committed)
+        if term != leader_term:
+            raise Violation(f"{leader} committed {index} of term {term} by counting in term {leader_term}")
         if not log.configuration.agreed(lambda node: disks[node].has(index, term)):
             holders = [node for node, disk in disks.items() if disk.has(index, term)]
             raise Violation(f"{leader} committed {index} of term {term}, which only {holders} have")

@@ -20,7 +20,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from raft_checkers import Checker, Disk, Violation, digest
 
@@ -49,9 +49,9 @@ from state.raft.events import (
     Ticked,
     TransferRequested,
 )
-from state.raft.messages import InstallSnapshot, Message
+from state.raft.messages import InstallSnapshot, Message, VoteReply
 from state.raft.node import RaftCore
-from state.raft.types import Entry, RaftConfig, Snapshot
+from state.raft.types import Entry, RaftConfig, Vote, founded
 from transport.types import NodeId
 
 GROUP = "sim"
@@ -97,6 +97,9 @@ class Faults:
     double: float
     delay_s: float
     crash: float
+    """At each event."""
+    forgetful: int
+    """By how much likelier while a vote is being written."""
     write_s: float
     isolate: float
     changes: float
@@ -120,20 +123,26 @@ class World:
         self._cut: dict[tuple[NodeId, NodeId], None] = {}
         self._calm = False
         self.refused = 0
-        founders = NAMES[: rng.choice((1, 2, 3, 3, 3, 5, 5))]
+        # Short timeouts make elections that meet; long ones let groups get somewhere.
+        self._config = replace(
+            CONFIG, election_timeout_s=rng.choice((0.07, 0.15)), heartbeat_interval_s=rng.choice((0.02, 0.04))
+        )
+        founders = NAMES[: rng.choice((1, 2, 3, 3, 3, 5, 5, 5))]
         self.faults = Faults(
             lose=rng.choice((0.0, 0.02, 0.15)),
             double=rng.choice((0.0, 0.1)),
             delay_s=rng.choice((0.005, 0.02, 0.08)),
             crash=rng.choice((0.0, 0.002, 0.01)),
+            forgetful=rng.choice((1, 10)),
             write_s=rng.choice((0.001, 0.01, 0.06)),
             isolate=rng.choice((0.0, 0.3, 0.7)),
             changes=rng.choice((0.0, 0.1, 0.4)),
         )
-        founded = Snapshot(0, 0, Configuration(founders))
+        first = founded(Configuration(founders))
         self.nodes = {name: Node(name, Disk()) for name in NAMES}
         for name in founders:
-            self.nodes[name].disk.snapshot = founded
+            self.nodes[name].disk.vote = first.vote
+            self.nodes[name].disk.entries = {entry.index: entry for entry in first.entries}
         for node in self.nodes.values():
             self._start(node)
 
@@ -192,7 +201,7 @@ class World:
         disk = node.disk
         stored = disk.stored()
         rng = random.Random(self.rng.getrandbits(32))
-        node.core = RaftCore(node.name, GROUP, CONFIG, rng, stored, self.now)
+        node.core = RaftCore(node.name, GROUP, self._config, rng, stored, self.now)
         node.writes.clear()
         node.applied, node.state = disk.snapshot.index, disk.state
         node.committed = 0
@@ -208,7 +217,9 @@ class World:
             self._store(node, self._torn(node.writes[0]))
         node.writes.clear()
         life = node.life
-        self._at(self.rng.uniform(0.01, 0.6), lambda: self._start(node) if node.life == life and node.core is None else None)
+        self._at(
+            self.rng.uniform(0.01, 0.6), lambda: self._start(node) if node.life == life and node.core is None else None
+        )
 
     def _torn(self, write: Persist) -> Persist:
         if write.snapshot is not None:
@@ -257,11 +268,12 @@ class World:
             return
         if core.role is Role.LEADER and core.log.committed > node.committed:
             disks = {name: other.disk for name, other in self.nodes.items()}
-            self.check.commits(node.name, core.log, disks)
+            self.check.commits(node.name, core.term, core.log, disks)
         if core.log.committed < node.committed:
             raise Violation(f"{node.name} takes back what it committed")
         node.committed = core.log.committed
-        crash = not self._calm and self.rng.random() < self.faults.crash
+        risk = self.faults.crash * (self.faults.forgetful if any(write.vote for write in node.writes) else 1)
+        crash = not self._calm and self.rng.random() < risk
         for effect in effects[: self.rng.randrange(len(effects) + 1)] if crash else effects:
             self._execute(node, core, effect)
         if crash:
@@ -274,6 +286,8 @@ class World:
                 life = node.life
                 self._at(self._write_s(), lambda: self._stored(node, life, effect.number))
             case Send():
+                if isinstance(effect.message, VoteReply) and effect.message.granted and not effect.message.pre:
+                    self.check.voted(node.name, Vote(effect.message.term, effect.peer))
                 self._send(node.name, effect.peer, effect.message)
             case SendSnapshot():
                 self._send_snapshot(node, effect)
@@ -312,9 +326,7 @@ class World:
             node.disk.snapshot, node.disk.state = snapshot, node.state
             for index in [index for index in node.disk.entries if index <= snapshot.index]:
                 del node.disk.entries[index]
-            self._at(
-                self._write_s(), lambda: self._event(node, SnapshotTaken(snapshot)) if node.life == life else None
-            )
+            self._at(self._write_s(), lambda: self._event(node, SnapshotTaken(snapshot)) if node.life == life else None)
 
     # --- the network --------------------------------------------------------------------------------------------
 
@@ -358,7 +370,9 @@ class World:
         if node is not None and node.core is not None:
             draw = rng.random()
             if draw < 0.5:
-                batch = tuple((next(self._numbers), mark + bytes(rng.randrange(60))) for _ in range(rng.randrange(1, 4)))
+                batch = tuple(
+                    (next(self._numbers), mark + bytes(rng.randrange(60))) for _ in range(rng.randrange(1, 4))
+                )
                 self._event(node, Proposed(batch))
             elif draw < 0.8:
                 self.check.asks(node.name, number)

@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from transport.types import NodeId
+
 from .configuration import Configuration
 from .types import Entry, Snapshot, Stored
 
@@ -83,6 +85,16 @@ class Log:
     def configuration_at(self, index: int) -> Configuration:
         """Who was a member as of an index that is not below the offset."""
         return next(configuration for at, configuration in reversed(self._configurations) if at <= index)
+
+    def needs(self, node: NodeId) -> bool:
+        """Whether ``node`` may have to lead: it votes in a configuration that is committed last, or not yet.
+
+        One that a configuration removes which is in no other log yet may be the only one that can be elected, for its
+        log is ahead of all others (dissertation, section 4.2.2; the simulator found a group that stood still for ever).
+        """
+        return self.configuration_at(self.committed).votes(node) or any(
+            configuration.votes(node) for index, configuration in self._configurations if index > self.committed
+        )
 
     def has(self, index: int, term: int) -> bool:
         """Whether the log agrees with another at ``index``, and so everywhere before (log matching, section 5.3)."""

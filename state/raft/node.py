@@ -82,8 +82,8 @@ class RaftCore:
         group: The group's name; messages of another are refused.
         config: Times and limits.
         rng: The only randomness.
-        stored: What the disk holds; of a founding member the founding configuration at index 0, of one that is to be
-            added nothing.  The state machine is that of its snapshot.
+        stored: What the disk holds; at first, :func:`~state.raft.types.founded` for a founding member, nothing for
+            one that is to be added.  The state machine is that of its snapshot.
         now: The time.
     """
 
@@ -233,7 +233,7 @@ class RaftCore:
         if self._leadership is not None:
             self._leadership.tick()
         elif self._now >= self._election_at:
-            if self._log.configuration.votes(self._owner):
+            if self._log.needs(self._owner):
                 self._stand(pre=True)
             else:
                 self._follow(self._durable.term, None)
@@ -471,7 +471,7 @@ class RaftCore:
             case InstallSnapshot():
                 self._install(peer, message.snapshot)
             case TimeoutNow():
-                if self._log.configuration.votes(self._owner):
+                if self._log.needs(self._owner):
                     self._stand(pre=False, transfer=True)
 
     def _append(self, peer: NodeId, message: Append) -> None:

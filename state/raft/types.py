@@ -58,7 +58,7 @@ class Snapshot:
     index: int = 0
     term: int = 0
     configuration: Configuration = field(default_factory=Configuration)
-    """Who was a member at that index.  At index 0: the founding members."""
+    """Who was a member at that index."""
 
 
 class Stored(NamedTuple):
@@ -67,6 +67,15 @@ class Stored(NamedTuple):
     vote: Vote = Vote()
     snapshot: Snapshot = Snapshot()
     entries: tuple[Entry, ...] = ()
+
+
+def founded(configuration: Configuration) -> Stored:
+    """What each founding member of a group starts from, the same for all: their configuration is the first entry.
+
+    It is in the log so that whoever joins later learns it from there.  Limit: nothing here keeps two sets of founders
+    apart that give their group one name; who founds is decided before (the coordinator's business).
+    """
+    return Stored(Vote(1), entries=(Entry(1, 1, configuration),))
 
 
 @dataclass(frozen=True, slots=True)
