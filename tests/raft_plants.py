@@ -1,6 +1,6 @@
 """Violations planted in the Raft cores, each a mistake that implementations have really made.
 
-They prove that the simulator's checkers see: ``tests/state/raft/test_simulation.py`` wants each found within some seeds.
+They prove that the simulator's checkers see: ``tests/state/raft/test_simulation.py`` wants each found.
 """
 
 from __future__ import annotations

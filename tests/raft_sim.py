@@ -12,14 +12,13 @@ and within some election timeouts all members must have everything.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import heapq
 import itertools
 import random
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from raft_checkers import Checker, Disk, Violation, digest
@@ -27,7 +26,6 @@ from raft_checkers import Checker, Disk, Violation, digest
 from state.errors import NotInGroup
 from state.raft.configuration import Configuration
 from state.raft.events import (
-    Accepted,
     Apply,
     ChangeRequested,
     Effect,
@@ -420,9 +418,6 @@ class World:
             if victim is not None and victim.core is not None:
                 self._crash(victim)
         self._at(rng.uniform(0.02, 0.5), self._mischief)
-
-
-# --- planted violations -----------------------------------------------------------------------------------------
 
 
 def main() -> int:

@@ -234,7 +234,7 @@ class Leader:
             progress.become(Pace.PROBE, match + 1)
             progress.asked = True  # until it answers this or a heartbeat: who is away is not tried again at once
 
-    def _append(self, contents: list[bytes] | list[None] | list[Configuration]) -> int:
+    def _append(self, contents: list[bytes] | list[None]) -> int:
         """Add entries and send them; returns the first one's index."""
         first = self._log.last_index + 1
         entries = [Entry(index, self._durable.term, content) for index, content in enumerate(contents, first)]
@@ -292,8 +292,9 @@ class Leader:
 
     def _reconfigure(self, configuration: Configuration) -> int:
         """Put a configuration into the log, from where it rules at once; returns its index."""
-        self._durable.append([Entry(index := self._log.last_index + 1, self._durable.term, configuration)])
-        self._uncommitted_bytes += Entry(index, 0, None).size_bytes
+        entry = Entry(self._log.last_index + 1, self._durable.term, configuration)
+        self._durable.append([entry])
+        self._uncommitted_bytes += entry.size_bytes
         members = configuration.members
         for peer in [peer for peer in self._progress if peer not in members]:
             del self._progress[peer]
@@ -301,10 +302,10 @@ class Leader:
             self._end_transfer(succeeded=False)
         for peer in members:
             if peer != self._owner and peer not in self._progress:
-                self._progress[peer] = Progress(index, self._now)
+                self._progress[peer] = Progress(entry.index, self._now)
         self._feed_all()
         self._advance()
-        return index
+        return entry.index
 
     def _settle_configuration(self) -> None:
         """Something was committed: maybe what comes after a configuration is due."""

@@ -25,7 +25,7 @@ TERM_JUMP_MAX: Final = 1 << 32
 GROUP_BYTES_MAX: Final = 63
 #: The most bytes that one entry may hold: several fit the body of an envelope.
 ENTRY_BYTES_MAX: Final = 1 << 18
-#: What an entry weighs in limits, on top of its data.
+#: What an entry weighs in limits, on top of its data; and each member of a configuration.
 ENTRY_OVERHEAD_BYTES: Final = 64
 
 
@@ -41,7 +41,13 @@ class Entry:
     @property
     def size_bytes(self) -> int:
         """What it weighs in limits."""
-        return ENTRY_OVERHEAD_BYTES + (len(self.content) if isinstance(self.content, bytes) else 0)
+        match self.content:
+            case None:
+                return ENTRY_OVERHEAD_BYTES
+            case bytes():
+                return ENTRY_OVERHEAD_BYTES + len(self.content)
+            case Configuration(voters=voters, learners=learners, outgoing=outgoing):
+                return ENTRY_OVERHEAD_BYTES * (1 + len(voters) + len(learners) + len(outgoing))
 
 
 class Vote(NamedTuple):
