@@ -81,6 +81,7 @@ class Group:
         self.now = 0.0
         self.members: dict[NodeId, Member] = {}
         self.wire: list[tuple[NodeId, NodeId, Message]] = []
+        self.late: list[tuple[NodeId, NodeId, Message]] = []
         self.snapshots: list[tuple[NodeId, SendSnapshot]] = []
         self.cut: dict[tuple[NodeId, NodeId], None] = {}
         self.numbers = 0
@@ -159,7 +160,8 @@ class Group:
         """Deliver messages that are waiting now, in their order, between these two."""
         lines = []
         chosen = [m for m in self.wire if source in ("", m[0]) and target in ("", m[1])][:most]
-        self.wire = [item for item in self.wire if item not in chosen]
+        identities = {id(item) for item in chosen}
+        self.wire = [item for item in self.wire if id(item) not in identities]
         for sender, receiver, message in chosen:
             if (sender, receiver) not in self.cut:
                 lines.append(f"{receiver} hears {sender}: {self.words(message)}")
@@ -172,6 +174,16 @@ class Group:
         while self.wire:
             lines += self.deliver(most=1)
         return lines
+
+    def run(self, seconds: float) -> list[str]:
+        """Everybody whose time has come ticks and everything is delivered; tells only what members became."""
+        end, lines = self.now + seconds, []
+        while True:
+            member = min(self.members.values(), key=lambda member: member.core.deadline_at)
+            if member.core.deadline_at > end:
+                self.now = end
+                return [line.strip() for line in lines if " is " in line]
+            lines += self.tick(member.name) + self.settle()
 
     def snapshot_arrives(self, *, arrived: bool) -> list[str]:
         """The first snapshot that is under way comes to its end."""
@@ -330,6 +342,8 @@ class Transcript:
                 return group.tick(name)
             case "wait":
                 group.now += float(name)
+            case "run":
+                return group.run(float(name))
             case "deliver":  # deliver [from a] [to b] [N]
                 source = words[words.index("from") + 1] if "from" in words else ""
                 target = words[words.index("to") + 1] if "to" in words else ""
@@ -347,6 +361,13 @@ class Transcript:
                 group.cut[NodeId(name), NodeId(words[1])] = None
             case "mend":
                 group.cut.clear()
+            case "double":  # every waiting message comes twice
+                group.wire += group.wire
+            case "hold":  # hold a b: what a has said to b comes later; release: now
+                group.late += [item for item in group.wire if item[:2] == (name, words[1])]
+                group.wire = [item for item in group.wire if item[:2] != (name, words[1])]
+            case "release":
+                group.wire, group.late = [*group.wire, *group.late], []
             case "drop":
                 dropped = [words_ for _, _, words_ in group.wire]
                 group.wire.clear()
