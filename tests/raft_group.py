@@ -362,7 +362,7 @@ class Transcript:
             case "mend":
                 group.cut.clear()
             case "double":  # every waiting message comes twice
-                group.wire += group.wire
+                group.wire += [(source, target, message) for source, target, message in group.wire]
             case "hold":  # hold a b: what a has said to b comes later; release: now
                 group.late += [item for item in group.wire if item[:2] == (name, words[1])]
                 group.wire = [item for item in group.wire if item[:2] != (name, words[1])]

@@ -101,7 +101,7 @@ def _fields(message: Message) -> list[object]:
             return []
         case ReadAsk():
             return [message.number]
-        case ReadAnswer():
+        case _:
             return [message.number, message.index]
 
 

@@ -226,7 +226,7 @@ class RaftCore:
                 leadership.change(event.number, event.voters, event.learners, auto_leave=event.auto_leave)
             case LeaveRequested():
                 leadership.leave(event.number)
-            case TransferRequested():
+            case _:
                 leadership.transfer(event.target)
 
     def _tick(self) -> None:
@@ -355,7 +355,7 @@ class RaftCore:
                     leadership.append_reply(peer, message)
                 case HeartbeatReply():
                     leadership.heartbeat_reply(peer, message)
-                case ReadAsk():
+                case _:
                     leadership.read(Origin(peer, message.number))
 
     # --- elections ----------------------------------------------------------------------------------------------
@@ -470,7 +470,7 @@ class RaftCore:
                 self._durable.send(peer, HeartbeatReply(message.term, message.round), Needs.VOTE)
             case InstallSnapshot():
                 self._install(peer, message.snapshot)
-            case TimeoutNow():
+            case _:  # stand now, it says
                 if self._log.needs(self._owner):
                     self._stand(pre=False, transfer=True)
 

@@ -46,8 +46,9 @@ class Entry:
                 return ENTRY_OVERHEAD_BYTES
             case bytes():
                 return ENTRY_OVERHEAD_BYTES + len(self.content)
-            case Configuration(voters=voters, learners=learners, outgoing=outgoing):
-                return ENTRY_OVERHEAD_BYTES * (1 + len(voters) + len(learners) + len(outgoing))
+            case members:
+                halves = (members.voters, members.learners, members.outgoing)
+                return ENTRY_OVERHEAD_BYTES * (1 + sum(map(len, halves)))
 
 
 class Vote(NamedTuple):
