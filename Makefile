@@ -111,6 +111,12 @@ sim-sweep: $(RUN) ## Every simulated scenario at full size, mostly 1,000 nodes, 
 sim-short: $(RUN) ## Every simulated scenario with a few nodes and two fresh seeds
 	@$(BIN)/mesh sim --scenario all --nodes 12 --seeds 2 --warm 2
 
+.PHONY: raft-sim raft-sim-short
+raft-sim: $(DEV) ## Ten thousand simulated Raft groups with crashes, torn disks, faults and changes of members
+	@PYTHONPATH=. $(BIN)/python tests/raft_sim.py --seeds 10000 $(ARGS)
+raft-sim-short: $(DEV) ## The same with three hundred
+	@PYTHONPATH=. $(BIN)/python tests/raft_sim.py --seeds 300 $(ARGS)
+
 .PHONY: bench
 bench: $(DEV) ## Measure throughput and latency, beside nats-server where it is installed; prints JSON
 	@$(BIN)/python benchmarks/run.py $(ARGS)

@@ -27,6 +27,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import fuzz_documents
+import fuzz_raft
 import fuzz_sealing
 from fuzz_stateful import COURIER_SEEDS, GOSSIP_SEEDS, SESSION_SEEDS, live_courier, live_gossip, live_session
 
@@ -304,6 +305,8 @@ TARGETS: dict[str, Target] = {
     "request": Target(_typed(_request), (enrolment_messages.encode_request(_REQUEST),)),
     "answer": Target(_typed(enrolment_messages.decode_answer), (enrolment_messages.encode_answer(b"chain"),)),
     "token": Target(_typed(_token), (_token_body(),)),
+    "raft": Target(fuzz_raft.read_message, fuzz_raft.RAFT_SEEDS),
+    "live_raft": Target(fuzz_raft.live_member, fuzz_raft.RAFT_SEEDS),
     "txt": Target(_typed(_txt), ("\0".join(f"{key}={value}" for key, value in _TXT.items()).encode(),)),
     "profile": Target(
         lambda data: len(decode_profile(data, "there").agents),

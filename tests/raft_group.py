@@ -177,7 +177,8 @@ class Group:
 
     def run(self, seconds: float) -> list[str]:
         """Everybody whose time has come ticks and everything is delivered; tells only what members became."""
-        end, lines = self.now + seconds, []
+        end = self.now + seconds
+        lines: list[str] = []
         while True:
             member = min(self.members.values(), key=lambda member: member.core.deadline_at)
             if member.core.deadline_at > end:
@@ -188,7 +189,7 @@ class Group:
     def snapshot_arrives(self, *, arrived: bool) -> list[str]:
         """The first snapshot that is under way comes to its end."""
         source, effect = self.snapshots.pop(0)
-        lines = []
+        lines: list[str] = []
         if arrived:
             lines += self.tell(effect.peer, Received(source, GROUP, effect.message))
         return lines + self.tell(source, SnapshotSent(effect.peer, arrived))

@@ -316,8 +316,8 @@ class Leader:
             self._reconfigure(left(configuration))
         elif not configuration.votes(self._owner):
             successor = self._best_voter()
-            if successor is not None:
-                self._send(successor, TimeoutNow(self._durable.term))
+            assert successor is not None  # there are voters, and this node is none of them
+            self._send(successor, TimeoutNow(self._durable.term))
             self.resigned = True
 
     def _best_voter(self) -> NodeId | None:

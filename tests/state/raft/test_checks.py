@@ -37,6 +37,7 @@ def check_here(message: Message, peer: NodeId = B, *, leader: NodeId | None = B)
 
 
 def entry(index: int, term: int) -> Entry:
+    """An entry that holds nothing of interest."""
     return Entry(index, term, b"")
 
 

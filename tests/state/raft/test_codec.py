@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from fuzz_raft import RAFT_MESSAGES
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,6 +68,12 @@ messages: st.SearchStrategy[Message] = st.one_of(
 def test_every_message_comes_back(message: Message, group: str) -> None:
     """What is encoded is decoded to the same."""
     assert decode(encode(group, message)) == (group, message)
+
+
+@pytest.mark.parametrize("message", RAFT_MESSAGES, ids=lambda message: type(message).__name__)
+def test_each_kind_comes_back(message: Message) -> None:
+    """One of each, whatever is drawn above."""
+    assert decode(encode("group", message)) == ("group", message)
 
 
 @given(

@@ -13,6 +13,7 @@ from transport.types import NodeId
 
 
 def nodes(names: str) -> tuple[NodeId, ...]:
+    """Nodes of one letter each."""
     return tuple(map(NodeId, names))
 
 

@@ -6,8 +6,7 @@ import pytest
 
 from state.raft.configuration import Configuration
 from state.raft.durable import Durable, Needs
-from state.raft.events import Effect, Persist, RoleChanged, Send
-from state.raft.events import Role
+from state.raft.events import Effect, Persist, Role, RoleChanged, Send
 from state.raft.messages import TimeoutNow
 from state.raft.types import Entry, Snapshot, Stored, Vote
 from transport.errors import LocalProtocolError
@@ -18,10 +17,12 @@ HELLO = TimeoutNow(1)
 
 
 def durable(held_max: int = 9) -> Durable:
+    """A member of a and b, in term 1 with one entry."""
     return Durable(Stored(Vote(1), entries=(Entry(1, 1, Configuration((A, B))),)), held_max)
 
 
 def kinds(effects: list[Effect]) -> list[str]:
+    """What effects there are, in their order."""
     return [type(effect).__name__ for effect in effects]
 
 

@@ -9,7 +9,16 @@ from raft_group import CONFIG, GROUP, Group
 
 from state.errors import RaftMessageRefused
 from state.raft.configuration import Configuration
-from state.raft.events import ChangeRequested, Proposed, ReadRequested, Received, SnapshotSent, TransferRequested
+from state.raft.events import (
+    ChangeRequested,
+    LeaveRequested,
+    Proposed,
+    ReadRequested,
+    Received,
+    Role,
+    SnapshotSent,
+    TransferRequested,
+)
 from state.raft.leader import Leader
 from state.raft.messages import AppendReply, HeartbeatReply, Message, ReadAsk
 from state.raft.progress import Pace
@@ -30,12 +39,14 @@ def led(config: RaftConfig = CONFIG, members: str = "abc") -> Group:
 
 
 def leadership(group: Group) -> Leader:
+    """How a leads."""
     found = group.members[A].core.leadership
     assert found is not None
     return found
 
 
 def propose(group: Group, *data: bytes) -> list[str]:
+    """Propose at a; what it says about it."""
     lines = group.tell("a", Proposed(tuple((group.number(), item) for item in data)))
     return [line for line in lines if line.startswith("a: ")]
 
@@ -140,3 +151,35 @@ def test_the_target_of_a_hand_over_can_be_voted_out() -> None:
     assert "  a: hand-over to b failed" in group.settle()
     assert leadership(group).transferee is None
     assert group.members[A].core.configuration == Configuration((A, NodeId("d"), NodeId("e")))
+
+
+def test_changes_that_are_none_are_refused() -> None:
+    """The same members, no voters, an end to a joint phase that there is not, or is not committed."""
+    group = led()
+    assert group.tell("a", ChangeRequested(1, (A, B, C))) == ["a: 1 is refused: invalid; a leads"]
+    assert group.tell("a", ChangeRequested(2, ())) == ["a: 2 is refused: invalid; a leads"]
+    assert group.tell("a", LeaveRequested(3)) == ["a: 3 is refused: invalid; a leads"]
+    group.tell("a", ChangeRequested(4, (A, B), auto_leave=False))
+    assert group.tell("a", LeaveRequested(5)) == ["a: 5 is refused: change pending; a leads"]
+
+
+def test_a_change_is_settled_when_it_is_committed_not_before() -> None:
+    """What was proposed before it may be committed alone."""
+    group = led(replace(CONFIG, append_entries_max=1))
+    propose(group, b"x")
+    group.tell("a", ChangeRequested(1, (B, C)))
+    for other in "bc":
+        group.deliver("a", other, 1)
+        group.deliver(other, "a", 1)
+    core = group.members[A].core
+    assert (core.log.committed, core.log.configuration_index, core.role) == (3, 4, Role.LEADER)
+    group.settle()
+    assert core.role is Role.FOLLOWER
+
+
+def test_asking_twice_to_hand_over_is_asking_once() -> None:
+    """The second time changes nothing."""
+    group = led()
+    assert group.tell("a", TransferRequested(B)) == ["a to b: stand now, says the leader of 2"]
+    assert group.tell("a", TransferRequested(B)) == []
+    assert leadership(group).transferee == B

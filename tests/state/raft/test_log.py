@@ -16,14 +16,17 @@ OF_A, OF_B = Configuration((A,)), Configuration((B,))
 
 
 def log_of(*terms: int) -> Log:
+    """A log whose entries have these terms."""
     return Log(Stored(entries=entries_of(1, *terms)))
 
 
 def entries_of(first: int, *terms: int) -> tuple[Entry, ...]:
+    """Entries of these terms, from an index on."""
     return tuple(Entry(index, term, b"%d" % index) for index, term in enumerate(terms, first))
 
 
 def terms_of(log: Log) -> list[int | None]:
+    """The terms of a log's entries."""
     return [log.term_at(index) for index in range(log.offset + 1, log.last_index + 1)]
 
 

@@ -8,6 +8,7 @@ ROOM = (2, 1_000)
 
 
 def replicating() -> Progress:
+    """A follower that has four entries."""
     progress = Progress(1, 0.0)
     assert progress.accepted(4)
     return progress
