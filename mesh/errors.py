@@ -32,6 +32,8 @@
     │   ├── TransactionTooLarge
     │   └── TransactionConflict          somebody else's change came in between
     ├── UpdateRefused                    bytes that no document may take (a RemoteProtocolError)
+    ├── RaftMessageRefused               what no correct member of a consensus group would say (a RemoteProtocolError)
+    │   └── NotInGroup                   from a node that has no say in the group
     ├── ConfigError                      a setting cannot be used
     └── ControlError                     the running node's control socket
         ├── NodeNotRunning
@@ -46,6 +48,8 @@ from state.errors import (
     ClockDrift,
     DivergentHistory,
     EpochUnknown,
+    NotInGroup,
+    RaftMessageRefused,
     StateError,
     StorageError,
     StorageFull,
@@ -112,11 +116,13 @@ __all__ = [
     "NodeIdInUse",
     "NodeNotRunning",
     "NotDelivered",
+    "NotInGroup",
     "OutboxFull",
     "PayloadTooLarge",
     "PeerRefused",
     "PeerUnreachable",
     "ProtocolError",
+    "RaftMessageRefused",
     "RegistrationTooLarge",
     "RemoteError",
     "RemoteProtocolError",
