@@ -80,7 +80,8 @@ class _Count:
         self.tell_at = self._next_tell()
 
     def _next_tell(self) -> int:
-        return self.limit - self.window + self.window // 4
+        # Not before anything has come: the query may still wait for its link, and credit would overtake it.
+        return max(1, self.limit - self.window + self.window // 4)
 
     def grant(self) -> int:
         """Promise a full window ahead of what was taken."""
