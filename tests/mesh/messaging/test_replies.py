@@ -24,8 +24,9 @@ from mesh.errors import (
     StreamsUnsupported,
     UnknownAgent,
 )
-from mesh.messaging.body import F_SEQUENCE, FLAG_END, FLAG_STREAM, encode_batch
+from mesh.messaging.body import FLAG_END, FLAG_STREAM, encode_batch
 from mesh.messaging.courier import Courier
+from mesh.messaging.notices import Credit, GivenUp, Notices, encode_notices
 from mesh.messaging.replies import ReplyStream
 from mesh.messaging.streams import INITIAL_PARTS, WINDOW_BYTES, WINDOW_PARTS
 from mesh.types import AgentMessage, Priority
@@ -235,7 +236,7 @@ async def test_an_error_comes_behind_the_parts(place: str, priority: Priority) -
         parts = []
         with pytest.raises(RemoteError, match="ValueError: no more") as error:
             async for part in stream:
-                parts.append(part)
+                parts.append(part)  # noqa: PERF401 - those before the error
         assert numbers(parts) == list(range(1, 101))
         assert error.value.kind == "ValueError"
         assert [part async for part in stream] == []
@@ -603,9 +604,6 @@ async def test_credit_for_nothing_is_harmless() -> None:
     """It may come late, or be made up; so may what is given up."""
     async with World() as world:
         world.agent("b", 7, echo)
-        from mesh.messaging.notices import Credit, GivenUp, Notices, encode_notices  # noqa: PLC0415 - only here
-
         body = encode_notices(Notices([GivenUp(1, 2, 7), GivenUp(1, 2, 99)], [Credit(1, 2, 3)]))
         world.links["a", "b"].send(Envelope(Kind.CALLS, 1, None, None, body), Lane.NORMAL)
         assert await world["a"].request(query(7, b"x"), timeout_s=5) == b"x"
-        assert F_SEQUENCE == 0

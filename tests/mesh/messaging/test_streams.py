@@ -27,11 +27,9 @@ def test_the_first_parts_need_no_permission() -> None:
         assert many.may_send
         many.sent(b"x")
         reader.receive(b"x")
-    assert large.may_send
     large.sent(bytes(INITIAL_BYTES))
 
-    assert not many.may_send
-    assert not large.may_send
+    assert [many.may_send, large.may_send] == [False, False]
     with pytest.raises(RemoteProtocolError, match="beyond the credit"):
         reader.receive(b"x")
 
@@ -174,7 +172,7 @@ class Streams(RuleBasedStateMachine):
         assert under_way + self.reader.waiting_bytes <= (1 << 17) + largest
 
     def teardown(self) -> None:
-        """Once everything has arrived and was read, a sender may go on; after the end all was read, or an error told."""
+        """When everything has arrived and was read, a sender may go on; after the end all was read, or an error told."""
         while self.there or self.back or self.reader.waiting_bytes:
             self.arrive(40)
             self.read(40)
