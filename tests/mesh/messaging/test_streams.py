@@ -172,7 +172,7 @@ class Streams(RuleBasedStateMachine):
         assert under_way + self.reader.waiting_bytes <= (1 << 17) + largest
 
     def teardown(self) -> None:
-        """When everything has arrived and was read, a sender may go on; after the end all was read, or an error told."""
+        """When all has arrived and was read, a sender may go on; after the end all was read, or an error told."""
         while self.there or self.back or self.reader.waiting_bytes:
             self.arrive(40)
             self.read(40)
