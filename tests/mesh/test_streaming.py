@@ -48,7 +48,7 @@ class Words:
                 yield os.urandom(1_000)
                 await asyncio.sleep(0.001)
             self.ended.append("done")
-        except BaseException as error:
+        except BaseException as error:  # closing and cancelling are what is looked at
             self.ended.append(type(error).__name__)
             raise
 

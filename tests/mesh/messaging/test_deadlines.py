@@ -89,13 +89,13 @@ async def test_cut_work_leaves_its_task_alive() -> None:
             work = Cut(task)
             works.append(work)
             try:
-                await asyncio.sleep(60)
+                await asyncio.Event().wait()
             except asyncio.CancelledError:
                 seen.append(name)
             finally:
                 work.over()
             assert task.cancelling() == 0
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     works: list[Cut] = []
     running = asyncio.create_task(worker())
@@ -125,7 +125,7 @@ async def test_work_that_cuts_itself_does_not_strike_its_task() -> None:
     work = Cut(task)
     with pytest.raises(asyncio.CancelledError):
         work.cut()
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
     work.over()
     assert task.cancelling() == 0
 
@@ -142,7 +142,7 @@ async def test_queries_under_way_end_with_their_time_or_their_asker() -> None:
         assert task is not None
         work = underway.begin(task, ("a", 1, number), mine, deadline)
         try:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         except asyncio.CancelledError:
             await asyncio.sleep(0)  # it may take its time
         finally:
