@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Coroutine
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
 from typing import Any, Final
 
-from mesh.agents import Delivery
+from mesh.agents import Delivery, LocalAgent
 from mesh.types import MessageType
 from transport.clock import Clock
 from transport.logs import get_logger
@@ -21,6 +21,7 @@ from .body import (
     ERROR_BAD_RESULT,
     ERROR_HANDLER_RAISED,
     ERROR_IS_STREAM,
+    ERROR_STALLED,
     ERROR_STOPPED,
     F_CORRELATION,
     F_FLAGS,
@@ -51,6 +52,10 @@ _QUERY: Final = int(MessageType.QUERY)
 # A stream whose handler never waits gives way to the loop after this much.
 _TURN_BYTES: Final = 128 * 1024
 
+#: How long a stream may keep its place at an agent that others wait for, while its own asker takes nothing.  Otherwise
+#: as many askers that do not read as the agent has places would keep it from everybody else.
+STALL_S: Final = 10.0
+
 
 class StreamAnswer:
     """A stream on its way from a handler to its asker."""
@@ -71,13 +76,19 @@ class StreamAnswer:
         """Nobody wants the rest."""
         self.work.cut()
 
-    async def wait_clear(self) -> None:
-        """Return when a part may be sent."""
+    async def wait_clear(self, is_place_wanted: Callable[[], bool]) -> bool:
+        """Return when a part may be sent; ``False``: its asker takes none, and somebody else wants the place."""
         while not self.half.may_send:
             self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            try:
+                async with asyncio.timeout(STALL_S):
+                    await self._waiter
+            except TimeoutError:
+                if is_place_wanted():
+                    return False
         if self.dialogue.is_congested:
             await self.dialogue.wait_room()
+        return True
 
 
 class Answering:
@@ -90,6 +101,7 @@ class Answering:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._sequence = 0
+        self.agents: dict[int, LocalAgent] = {}
         # Given before any link is up, by whoever has a place on disk for it.
         self.durable: DurableMessages | None = None
         self._log_raised_at = -math.inf
@@ -97,7 +109,7 @@ class Answering:
         self._answers: dict[tuple[Dialogue, int], StreamAnswer] = {}
         self.counters: dict[str, int] = dict.fromkeys(
             ("dropped_no_link", "handler_errors", "dropped_expired", "dropped_given_up", "handlers_expired",
-             "handlers_given_up", "streams_answered"), 0
+             "handlers_given_up", "streams_answered", "streams_stalled"), 0
         )  # fmt: skip
 
     def _next_sequence(self) -> int:
@@ -252,7 +264,14 @@ class Answering:
         """Send part after part; ``False``: it was ended otherwise than by its handler."""
         burst_bytes = 0
         while True:
-            await answer.wait_clear()
+            if not await answer.wait_clear(lambda: self._is_wanted(delivery.raw[F_TO])):
+                text = (
+                    f"the stream of agent {delivery.raw[F_TO]} was not read for {STALL_S:g} s, and others wait for it"
+                )
+                priority = delivery.message.priority
+                self.counters["streams_stalled"] += 1
+                self._respond_error(answer.dialogue, delivery.raw, ERROR_STALLED, "", text, priority)
+                return False
             if burst_bytes >= _TURN_BYTES:
                 burst_bytes = 0
                 await asyncio.sleep(0)
@@ -268,6 +287,10 @@ class Answering:
             answer.half.sent(part)
             burst_bytes += len(part)
             self._answer(answer.dialogue, delivery, part, FLAG_STREAM)
+
+    def _is_wanted(self, agent_id: int) -> bool:
+        agent = self.agents.get(agent_id)
+        return agent is not None and agent.waiting > 0
 
     def _stream_expired(self, answer: StreamAnswer) -> None:
         if not answer.work.is_cut:

@@ -391,6 +391,7 @@ ERROR_HANDLER_RAISED: Final = 2
 ERROR_STOPPED: Final = 3
 ERROR_BAD_RESULT: Final = 4
 ERROR_IS_STREAM: Final = 5
+ERROR_STALLED: Final = 6
 
 # An error's text is cut here so that a handler's huge message cannot fill a frame.
 ERROR_CHARS_MAX: Final = 2_000

@@ -138,7 +138,6 @@ class Courier(Answering):
         self._locate = locate
         self._broadcast = broadcast
         self._want_link = want_link
-        self.agents: dict[int, LocalAgent] = {}
         self._dialogues: dict[str, Dialogue] = {}
         self._by_link: dict[Link, Dialogue] = {}
         self._dirty: list[Dialogue] = []

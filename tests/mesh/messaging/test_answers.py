@@ -97,6 +97,32 @@ async def test_a_slow_reader_stops_its_own_stream_only(place: str) -> None:
         await eventually(lambda: slow.ended != [])
 
 
+async def test_who_does_not_read_keeps_no_place_that_others_want(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as nobody wants it, a stream waits for its reader for ever; then the reader is told, behind the parts."""
+    monkeypatch.setattr("mesh.messaging.answers.STALL_S", 0.02)
+    counter = Counter()
+    async with World("a", "b", "c") as world:
+        agent = world.agent("b", 7, counter, concurrency=1)
+        stream = asked(world["a"])
+        await anext(stream)
+        await eventually(lambda: counter.made == 1 + WINDOW_PARTS)
+        for _ in range(5):
+            await asyncio.sleep(0.02)
+        assert counter.ended == []
+
+        other = asked(world["c"])
+        assert numbers([await anext(other)]) == [2 + WINDOW_PARTS]
+        assert counter.ended == ["GeneratorExit"]
+        await other.aclose()
+        assert world["b"].counters["streams_stalled"] == 1
+        for _ in range(WINDOW_PARTS):
+            await anext(stream)
+        with pytest.raises(RemoteError, match="was not read for"):
+            await anext(stream)
+        await eventually(lambda: agent._workers == 0)
+        assert nothing_waits(world)
+
+
 async def test_a_handler_waits_for_a_link_without_room() -> None:
     """What it made is not lost."""
     counter = Counter(12, size=60_000)
