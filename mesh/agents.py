@@ -247,7 +247,8 @@ class LocalAgent:
                         # The first step by hand: most handlers are done with it.  We are inside the worker's task,
                         # so cancellation, timeouts and context variables behave as with a plain ``await``.
                         answer = handler(message)
-                        steps = answer.__await__() if hasattr(answer, "__await__") else _iterated(answer, raw)
+                        begin = getattr(answer, "__await__", None)
+                        steps = _iterated(answer, raw) if begin is None else begin()
                         yielded = next(steps)
                     except StopIteration as stop:
                         self.handled += 1

@@ -12,6 +12,7 @@ from support import eventually
 from mesh import remaining_s, without_deadline
 from mesh.errors import RemoteError, RequestTimeout
 from mesh.messaging.body import F_CORRELATION, decode_batch
+from mesh.messaging.notices import NOTICES_MAX
 from mesh.messaging.parcel import Parcel
 from mesh.types import AgentMessage, MessageType
 from transport.wire import Envelope, Kind
@@ -198,6 +199,20 @@ async def test_what_waits_for_a_worker_is_taken_back() -> None:
         assert counted(world, "b") == {"dropped_given_up": 495}
         assert agent._lanes == {}
         await asyncio.wait(many)
+
+
+async def test_very_many_are_given_up_at_once() -> None:
+    """More than one notice holds."""
+    async with World() as world:
+        agent = world.agent("b", 7)
+        many = [asyncio.ensure_future(world["a"].request(query(7), timeout_s=5)) for _ in range(2 * NOTICES_MAX + 1)]
+        await eventually(lambda: agent.waiting > NOTICES_MAX // 2)
+        for asking in many:
+            asking.cancel()
+        await asyncio.wait(many)
+        assert world["a"].counters["requests_given_up"] > NOTICES_MAX // 2
+        await eventually(lambda: counted(world, "b").get("dropped_given_up") == agent.waiting)
+        assert agent._asked == {}
 
 
 async def test_what_waits_in_an_inbox_is_taken_back() -> None:
