@@ -60,9 +60,8 @@ STALL_S: Final = 10.0
 class StreamAnswer:
     """A stream on its way from a handler to its asker."""
 
-    def __init__(self, dialogue: Dialogue, sequence: int, task: asyncio.Task[Any]) -> None:
+    def __init__(self, dialogue: Dialogue, task: asyncio.Task[Any]) -> None:
         self.dialogue = dialogue
-        self.sequence = sequence
         self.half = SendingHalf()
         self.work = Cut(task)
         self._waiter: asyncio.Future[None] | None = None
@@ -225,15 +224,15 @@ class Answering:
         Raises:
             asyncio.CancelledError: The agent is stopped; otherwise nothing.
         """
-        if not dialogue.is_open:
-            self.counters["dropped_no_link"] += 1
+        key = (dialogue, delivery.raw[F_SEQUENCE])
+        # A sequence that is used twice is no courier's; whoever did so could not tell the two streams apart either.
+        if not dialogue.is_open or key in self._answers:
+            self.counters["dropped_no_link"] += not dialogue.is_open
             await _close(parts)
             return
         task = asyncio.current_task()
         assert task is not None
-        answer = StreamAnswer(dialogue, delivery.raw[F_SEQUENCE], task)
-        key = (dialogue, answer.sequence)
-        self._answers[key] = answer
+        answer = self._answers[key] = StreamAnswer(dialogue, task)
         self.counters["streams_answered"] += 1
         timer = None
         if delivery.deadline is not None:
@@ -246,8 +245,7 @@ class Answering:
             finally:
                 if timer is not None:
                     timer.cancel()
-                if self._answers.get(key) is answer:
-                    del self._answers[key]
+                del self._answers[key]
                 answer.work.over()
         except asyncio.CancelledError as error:
             if task.cancelling():

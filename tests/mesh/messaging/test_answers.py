@@ -16,9 +16,10 @@ from mesh.errors import (
     RemoteError,
     StreamExpected,
 )
+from mesh.messaging.body import FLAG_STREAM, encode_batch
 from mesh.messaging.notices import Credit, GivenUp, Notices, encode_notices
-from mesh.messaging.streams import WINDOW_PARTS
-from mesh.types import AgentMessage, Priority
+from mesh.messaging.streams import INITIAL_PARTS, WINDOW_PARTS
+from mesh.types import AgentMessage, MessageType, Priority
 from transport.types import Lane
 from transport.wire import Envelope, Kind
 
@@ -270,6 +271,21 @@ async def test_an_agent_that_is_stopped_ends_its_streams() -> None:
         with pytest.raises(RemoteError, match="stopped in the middle of its stream"):
             await anext(stream)
         assert clock.ended == ["CancelledError"]
+
+
+async def test_a_sequence_that_is_used_twice_makes_one_stream() -> None:
+    """The other is closed; the link's end ends the one."""
+    counter = Counter()
+    async with World() as world:
+        agent = world.agent("b", 7, counter)
+        messages = [[1, int(MessageType.QUERY), sender, 7, FLAG_STREAM, b"", 0] for sender in (1, 2)]
+        body = encode_batch(1, 1, Priority.NORMAL, messages)
+        world.links["a", "b"].send(Envelope(Kind.MESSAGES, 1, None, None, body), Lane.NORMAL)
+        await eventually(lambda: counter.made == INITIAL_PARTS)
+        assert len(world["b"]._answers) == agent._workers == 1
+        world.links["a", "b"].cut()
+        await eventually(lambda: counter.ended == ["GeneratorExit"])
+        assert world["b"]._answers == {}
 
 
 async def test_credit_for_nothing_is_harmless() -> None:
