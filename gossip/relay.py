@@ -125,6 +125,7 @@ class Relays:
             clock=clock,
             rng=rng,
             advertise=lambda: endpoint.addresses,
+            features=endpoint.features,
         )
         # Bounded by what the layer above waits for: one entry for each node.
         self._wanted: dict[NodeId, asyncio.TimerHandle] = {}

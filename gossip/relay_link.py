@@ -235,6 +235,7 @@ class RelayEndpoint(BaseEndpoint):
         clock: Where to read the time.
         rng: For the numbers of streams.
         advertise: What hellos say of where this node can be dialled.
+        features: What hellos say that this node can do or demands.
     """
 
     is_relayed: ClassVar[bool] = True
@@ -252,9 +253,10 @@ class RelayEndpoint(BaseEndpoint):
         clock: Clock | None = None,
         rng: random.Random,
         advertise: Callable[[], tuple[Address, ...]] | tuple[Address, ...] = (),
+        features: tuple[str, ...] = (),
     ) -> None:
         super().__init__(
-            network, node_id, incarnation, handler, clock=clock, config=config, advertise=advertise
+            network, node_id, incarnation, handler, clock=clock, config=config, advertise=advertise, features=features
         )  # fmt: skip
         self.carrier = carrier
         self._gossip = gossip

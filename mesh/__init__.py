@@ -41,6 +41,8 @@ if TYPE_CHECKING:
         RequestTimeout,
         StorageError,
         StorageFull,
+        StreamExpected,
+        StreamsUnsupported,
         Superseded,
         TokenError,
         TransportError,
@@ -64,7 +66,9 @@ if TYPE_CHECKING:
     )
     from .join import Joining, join_network
     from .manager import AgentNetworkManager
+    from .messaging.deadlines import remaining_s, without_deadline
     from .messaging.groups import Subscription
+    from .messaging.replies import ReplyStream
     from .types import (
         AgentInfo,
         AgentMessage,
@@ -121,9 +125,12 @@ __all__ = [
     "Receipt",
     "RegistrationTooLarge",
     "RemoteError",
+    "ReplyStream",
     "RequestTimeout",
     "StorageError",
     "StorageFull",
+    "StreamExpected",
+    "StreamsUnsupported",
     "Subscription",
     "Superseded",
     "TokenError",
@@ -133,6 +140,8 @@ __all__ = [
     "UnknownNode",
     "__version__",
     "join_network",
+    "remaining_s",
+    "without_deadline",
 ]
 
 _HOMES = {
@@ -155,6 +164,8 @@ _HOMES = {
             "RequestTimeout",
             "StorageError",
             "StorageFull",
+            "StreamExpected",
+            "StreamsUnsupported",
             "Superseded",
             "TokenError",
         ),
@@ -166,7 +177,9 @@ _HOMES = {
     ),
     "join": ("Joining", "join_network"),
     "manager": ("AgentNetworkManager",),
+    "messaging.deadlines": ("remaining_s", "without_deadline"),
     "messaging.groups": ("Subscription",),
+    "messaging.replies": ("ReplyStream",),
     "types": (
         *("AgentInfo", "AgentMessage", "AgentNode", "DeadLetter", "DeliveryStatus", "MessageType", "NodeStatus"),
         *("Priority", "Receipt"),

@@ -16,18 +16,23 @@ import functools
 import types
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from transport.tasks import TaskScope
 
 from .errors import AgentError
 from .messaging.body import F_FLAGS, F_SEQUENCE, F_TYPE, FLAG_ACK, FLAG_DURABLE, REFUSED_STOPPED, Message
-from .messaging.dialogue import IncomingFlow
+from .messaging.deadlines import DEADLINE, QueryKey, Underway
+from .messaging.dialogue import Dialogue, IncomingFlow
 from .types import AgentInfo, AgentMessage, MessageType
 
-Handler = Callable[[AgentMessage], Awaitable[bytes | None]]
-"""What an application gives to ``register_agent``.  The result of a query's handler is the response."""
+Handler = Callable[[AgentMessage], Awaitable[bytes | AsyncIterator[bytes] | None] | AsyncIterator[bytes]]
+"""What an application gives to ``register_agent``.  The result of a query's handler is the response.
+
+An async generator, or whatever returns an asynchronous iterator, answers a query with a stream.  For any other message
+an async generator is run to its end, and what it yields is dropped.
+"""
 
 # What may wait at one agent outside any credit, that is, broadcasts.  Beyond it they are dropped and counted: a
 # broadcast has no one receiver whose slowness could hold its sender back.
@@ -52,12 +57,14 @@ class Delivery(NamedTuple):
     """A message on its way into an agent, with what is due to its sender once the agent has it.
 
     ``flow`` is ``None`` for a broadcast: nobody counts it and nobody is told.  ``cost`` is what it weighs there.
+    ``deadline`` is when a query's asker waits no longer, on the loop's clock, if it said so.
     """
 
     message: AgentMessage
     raw: Message
     flow: IncomingFlow | None
     cost: int = 0
+    deadline: float | None = None
 
 
 class Outcomes(Protocol):
@@ -69,7 +76,7 @@ class Outcomes(Protocol):
         For a query the response is due: ``result`` should be bytes or ``None``, but may be anything.
 
         Returns:
-            Something to await before the next message, if the response found no room at its link.
+            Something to await before the next message: the rest of a stream, or room for the response at its link.
         """
         ...
 
@@ -80,6 +87,22 @@ class Outcomes(Protocol):
     def not_handled(self, delivery: Delivery, text: str) -> None:
         """A query or a durable message was not handled to the end, because its agent is gone."""
         ...
+
+    def expired(self, *, begun: bool) -> None:
+        """The time of a query was over: its handler was cancelled, or if it had not ``begun``, is not called."""
+        ...
+
+    def given_up(self, *, begun: bool) -> None:
+        """The same, because nobody waits for the answer any more."""
+        ...
+
+
+class _Expired(Exception):
+    """The time of a query was over before its handler was called."""
+
+
+# Lanes that were emptied by what their senders took back, before the others are gathered up.
+_EMPTIED_MAX: Final = 64
 
 
 class LocalAgent:
@@ -101,10 +124,14 @@ class LocalAgent:
         self._scope = TaskScope(f"agent {info.agent_id}")
         self._lanes: dict[tuple[str, int, int], deque[Delivery]] = {}
         self._waiting_lanes: deque[tuple[str, int, int]] = deque()
+        self._emptied = 0
+        self._underway = Underway(functools.partial(outcomes.expired, begun=True))
         self._workers = 0
         self._starting = False
         self._inbox: deque[Delivery] = deque()
         self._inbox_filled = asyncio.Event()
+        # The queries in the inbox that somebody still waits for.
+        self._asked: dict[QueryKey, Dialogue] = {}
         self._reader: weakref.ref[InboxReader] | None = None
         # A durable message that a reader has: it counts as handled when the next one is asked for.
         self._being_read: Delivery | None = None
@@ -131,6 +158,30 @@ class LocalAgent:
         self._queue((message.from_node, message.from_agent, own), (delivery,))
         return True
 
+    def give_up(self, key: QueryKey, dialogue: Dialogue) -> None:
+        """Nobody waits for the answer to a query any more: forget it, or cancel its handler, if it is still here."""
+        lane = self._lanes.get(key)
+        if lane and (flow := lane[0].flow) is not None and flow.dialogue is dialogue:
+            flow.taken(lane.popleft().cost)
+            self._emptied += 1
+            if self._emptied > max(_EMPTIED_MAX, len(self._waiting_lanes) // 2):
+                self._drop_empty_lanes()
+            self._outcomes.given_up(begun=False)
+        elif self._asked.get(key) is dialogue:
+            # It stays where it is until the reader comes to it, and so does what it weighs.
+            del self._asked[key]
+            self._outcomes.given_up(begun=False)
+        elif self._underway.give_up(key, dialogue):
+            self._outcomes.given_up(begun=True)
+
+    def _drop_empty_lanes(self) -> None:
+        """A worker would pass them by; but as long as none is free they must not pile up."""
+        self._emptied = 0
+        for key in self._waiting_lanes:
+            if not self._lanes[key]:
+                del self._lanes[key]
+        self._waiting_lanes = deque(key for key in self._waiting_lanes if key in self._lanes)
+
     def deliver_run(self, run: Sequence[Delivery]) -> None:
         """Take messages that one sender sent one after the other, none of them a query or a broadcast."""
         if self._handler is None:
@@ -152,6 +203,8 @@ class LocalAgent:
 
     def _put_in_inbox(self, delivery: Delivery) -> None:
         self._inbox.append(delivery)
+        if delivery.raw[F_TYPE] == _QUERY and delivery.flow is not None:
+            self._asked[_key(delivery)] = delivery.flow.dialogue
         if delivery.flow is not None and delivery.raw[F_FLAGS] & FLAG_ACK:
             delivery.flow.dialogue.owe_delivered(delivery.raw[F_SEQUENCE])
         self._inbox_filled.set()
@@ -171,13 +224,14 @@ class LocalAgent:
         now = asyncio.get_running_loop().time
         turn_ends = now() + TURN_S
         left = TURN_MESSAGES
+        DEADLINE.set(None)  # whoever started this worker may have one
         try:
             while self._waiting_lanes:
                 key = self._waiting_lanes.popleft()
                 lane = self._lanes[key]
                 while lane:
                     delivery = lane.popleft()
-                    message, raw, flow, cost = delivery
+                    message, raw, flow, cost, deadline = delivery
                     # As in _taken, without the call: this is where every message passes.
                     if flow is not None and not raw[F_FLAGS] & FLAG_ACK:
                         window = flow.window
@@ -188,14 +242,20 @@ class LocalAgent:
                         taken(delivery)
                     room = None
                     try:
+                        if deadline is not None:
+                            _begin(deadline, now())
                         # The first step by hand: most handlers are done with it.  We are inside the worker's task,
                         # so cancellation, timeouts and context variables behave as with a plain ``await``.
-                        steps = handler(message).__await__()
+                        answer = handler(message)
+                        begin = getattr(answer, "__await__", None)
+                        steps = _iterated(answer, raw) if begin is None else begin()
                         yielded = next(steps)
                     except StopIteration as stop:
                         self.handled += 1
                         if raw[F_TYPE] == _QUERY or raw[F_FLAGS] & FLAG_DURABLE:  # as _somebody_waits
                             room = self._outcomes.handler_returned(delivery, stop.value)
+                    except _Expired:
+                        self._outcomes.expired(begun=False)
                     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - an application's code
                         # Nobody cancels a running worker, so a CancelledError is the handler's own: say, of a task
                         # that it awaited.
@@ -205,6 +265,8 @@ class LocalAgent:
                     if room is not None:
                         self._serve_others()
                         await room
+                    if deadline is not None:
+                        DEADLINE.set(None)
                     # Handlers that never suspend would keep the loop from everybody else, and a sender that never
                     # pauses would keep the worker from other senders.
                     left -= 1
@@ -234,20 +296,29 @@ class LocalAgent:
         self._serve_others()
         task = asyncio.current_task()
         assert task is not None
+        work = None
+        if delivery.raw[F_TYPE] == _QUERY and delivery.flow is not None:
+            work = self._underway.begin(task, _key(delivery), delivery.flow.dialogue, delivery.deadline)
         try:
-            result = await _rest(steps, yielded)
+            try:
+                result = await _rest(steps, yielded)
+            finally:
+                if work is not None:
+                    self._underway.end(work)
         except asyncio.CancelledError as error:
             if task.cancelling():
                 text = f"agent {self.agent_id} was stopped before it had answered; it may have done the work"
                 if _somebody_waits(delivery.raw):
                     self._outcomes.not_handled(delivery, text)
                 raise
-            self._outcomes.handler_raised(delivery, error)
+            if work is None or not work.is_cut:
+                self._outcomes.handler_raised(delivery, error)
         except Exception as error:  # noqa: BLE001 - whatever an application's code raises
             self._outcomes.handler_raised(delivery, error)
         else:
             self.handled += 1
-            return self._outcomes.handler_returned(delivery, result)
+            if work is None or not work.is_cut:
+                return self._outcomes.handler_returned(delivery, result)
         return None
 
     def _taken(self, delivery: Delivery) -> None:
@@ -293,17 +364,29 @@ class LocalAgent:
             self._outcomes.handler_returned(read, None)
         if self.handled % READ_MAX == READ_MAX - 1:
             await asyncio.sleep(0)
-        while not self._inbox:
-            if self._closed:
-                return None
-            self._inbox_filled.clear()
-            await self._inbox_filled.wait()
-        delivery = self._inbox.popleft()
-        self._taken(delivery)
+        while True:
+            while not self._inbox:
+                if self._closed:
+                    return None
+                self._inbox_filled.clear()
+                await self._inbox_filled.wait()
+            delivery = self._inbox.popleft()
+            self._taken(delivery)
+            if delivery.raw[F_TYPE] != _QUERY or self._is_asked(delivery):
+                break
         self.handled += 1
         if delivery.raw[F_FLAGS] & FLAG_DURABLE:
             self._being_read = delivery
         return delivery.message
+
+    def _is_asked(self, query: Delivery) -> bool:
+        """Whether somebody still waits for the answer to a query from the inbox."""
+        if query.flow is not None and self._asked.pop(_key(query), None) is None:
+            return False
+        if query.deadline is not None and query.deadline <= asyncio.get_running_loop().time():
+            self._outcomes.expired(begun=False)
+            return False
+        return True
 
     def release_reader(self) -> None:
         """Let somebody else read.  For :class:`InboxReader`."""
@@ -323,18 +406,20 @@ class LocalAgent:
             spare: A task not to cancel: a handler that leaves the network is at work in it.
         """
         self._closed = True
+        self._underway.close()
         await self._scope.close(timeout_s=HANDLER_STOP_S, spare=spare)
         if self._being_read is not None:
             self._outcomes.not_handled(self._being_read, f"agent {self.agent_id} was stopped while it read the message")
             self._being_read = None
         waiting = [*self._inbox, *(delivery for lane in self._lanes.values() for delivery in lane)]
         self._inbox.clear()
+        self._asked.clear()
         for lane in self._lanes.values():
             lane.clear()  # the worker holds on to its lane when it is its handler that closes the agent
         self._lanes.clear()
         self._waiting_lanes.clear()
         for delivery in waiting:
-            _, raw, flow, cost = delivery
+            _, raw, flow, cost, _ = delivery
             if flow is None:
                 continue
             flow.taken(cost)
@@ -343,6 +428,35 @@ class LocalAgent:
             if _somebody_waits(raw):
                 self._outcomes.not_handled(delivery, f"agent {self.agent_id} was stopped before it took the request")
         self._inbox_filled.set()
+
+
+def _key(query: Delivery) -> QueryKey:
+    message = query.message
+    return (message.from_node, message.from_agent, query.raw[F_SEQUENCE])
+
+
+def _begin(deadline: float, now: float) -> None:
+    """A handler is about to be called for somebody who waits until ``deadline``."""
+    if deadline <= now:
+        raise _Expired
+    DEADLINE.set(deadline)
+
+
+def _iterated(answer: object, raw: Message) -> Generator[Any, Any, object]:
+    """What a handler returned that cannot be awaited, as the steps of something that was."""
+    if not isinstance(answer, AsyncIterable):
+        raise TypeError(f"the handler returned {type(answer).__name__}, which can neither be awaited nor iterated over")
+    return (_as_it_is(answer) if raw[F_TYPE] == _QUERY else _run_out(answer)).__await__()
+
+
+async def _as_it_is(answer: AsyncIterable[object]) -> object:
+    return answer
+
+
+async def _run_out(parts: AsyncIterable[object]) -> None:
+    """See a generator through whose parts nobody asked for."""
+    async for _ in parts:
+        pass
 
 
 def _somebody_waits(raw: Message) -> bool:

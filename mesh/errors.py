@@ -15,12 +15,14 @@
     ├── UnknownNode                      no member of that name
     ├── DeliveryError
     │   ├── NotDelivered                 the receiver's node refused the message or was not reached
+    │   │   └── StreamsUnsupported       its software is too old to answer with a stream
     │   ├── OutboxFull                   too many durable messages wait already
     │   └── DeliveryUncertain            it may or may not have arrived: the link broke, or time ran out
     │       ├── DeliveryTimeout          no acknowledgement in time
     │       └── RequestTimeout           no response in time: the request may have been carried out
     ├── UnknownLetter                    no dead letter has that id
     ├── RemoteError                      the receiving agent's handler raised
+    │   └── StreamExpected               the agent answers with a stream, and a single response was asked for
     ├── SealRefused                      a peer sealed or said about keys what does not hold (a RemoteProtocolError)
     ├── StorageError                     the disk did not do what it must: drawn in state/errors.py
     │   └── StorageFull                  there is no room on it
@@ -131,6 +133,8 @@ __all__ = [
     "StateError",
     "StorageError",
     "StorageFull",
+    "StreamExpected",
+    "StreamsUnsupported",
     "Superseded",
     "TokenError",
     "TokenExpired",
@@ -193,6 +197,10 @@ class NotDelivered(DeliveryError):
     """The message was not handed to the agent, and will not be."""
 
 
+class StreamsUnsupported(NotDelivered):
+    """The agent's node runs software that cannot answer with a stream; nothing was sent."""
+
+
 class OutboxFull(DeliveryError):
     """Durable messages of this node weigh as much as ``messages.outbox_bytes_max`` already; this one is not stored."""
 
@@ -227,6 +235,10 @@ class RemoteError(MeshError):
     def __init__(self, message: str, *, kind: str = "", hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.kind = kind
+
+
+class StreamExpected(RemoteError):
+    """The agent answers with a stream, and a single response was asked for; nothing of the stream was run."""
 
 
 class SealRefused(RemoteProtocolError):

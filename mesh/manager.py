@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
@@ -29,6 +30,7 @@ from .events import MeshEvent
 from .messaging.body import AGENT_ID_MAX, GROUP_CHARS_MAX, HEADER_CHARS_MAX, HEADERS_MAX, PAYLOAD_BYTES_MAX
 from .messaging.groups import Subscription
 from .messaging.parcel import Parcel
+from .messaging.replies import ReplyStream
 from .profile import AGENT_FIELD_CHARS_MAX, AGENT_LIST_MAX
 from .runtime import Runtime
 from .types import (
@@ -222,9 +224,10 @@ class AgentNetworkManager:
             tags: More to find it by.
             version: Of the agent's software.
             metadata: Free text by key.
-            handler: Called with each message.  For a query, what it returns is the response.  Messages of one
-                sender are handled one after the other; queries and other senders concurrently.  ``None``: read
-                them with :meth:`messages`.
+            handler: Called with each message.  For a query, what it returns is the response, and what it yields if
+                it is an async generator are the parts of one (:meth:`stream`).  It is cancelled when nobody waits for
+                the answer any more.  Messages of one sender are handled one after the other; queries and other
+                senders concurrently.  ``None``: read them with :meth:`messages`.
             concurrency: Handler calls under way at once; default ``messages.handler_concurrency``.
 
         Raises:
@@ -426,11 +429,15 @@ class AgentNetworkManager:
     ) -> bytes:
         """Send a query and return the payload of its response.
 
+        The time that is left travels with it: once it is over, or the caller is cancelled, the handler is too.  Made
+        inside a handler, it takes no longer than that handler's own asker waits (``mesh.without_deadline`` lifts that).
+
         Raises:
             UnknownAgent: Nobody has registered that agent.
             NotDelivered: It could not be reached.
             RequestTimeout, DeliveryUncertain: No response: it may have been carried out.
             RemoteError: The agent's handler raised.
+            StreamExpected: It answers with a stream: use :meth:`stream`.
             PayloadTooLarge, InvalidMessage, NetworkClosed: As :meth:`send`.
         """
         if (
@@ -449,6 +456,45 @@ class AgentNetworkManager:
             self._check_headers(headers, payload)
         parcel = Parcel(to_agent, from_agent, MessageType.QUERY, payload, priority, ttl, 0, headers)
         return await self._runtime.courier.request(parcel, timeout_s=self._timeout_s if timeout is None else timeout)
+
+    def stream(
+        self,
+        to_agent: int,
+        payload: bytes,
+        *,
+        from_agent: int = NODE_ITSELF,
+        idle_timeout: float | None = None,
+        timeout: float | None = None,
+        priority: Priority = Priority.NORMAL,
+        ttl: int = DEFAULT_TTL,
+        headers: Mapping[str, str] | None = None,
+    ) -> ReplyStream:
+        """Send a query whose answer comes in parts: ``async for part in net.stream(7, b"...")``.
+
+        The handler runs no further ahead than its parts are read here.  Leaving the loop cancels it; ``async with``
+        around the loop does so at a certain point.  A handler that returns a plain response makes a stream of one part.
+
+        The next part may take ``idle_timeout`` seconds (default ``messages.request_timeout_s``), all of it ``timeout``
+        from the first iteration (default: as long as it goes on).
+
+        Raises:
+            PayloadTooLarge, InvalidMessage: As :meth:`send`, here; everything else while it is iterated over, behind
+                the parts that came before:
+            UnknownAgent, NotDelivered, NetworkClosed: As :meth:`request`.
+            StreamsUnsupported: The agent's node runs software that is too old.
+            RequestTimeout: The next part or the end took too long.
+            DeliveryUncertain: The link broke.
+            RemoteError: The agent's handler raised, perhaps in the middle.
+        """
+        self._refuse(to_agent, from_agent, payload, ttl, priority)
+        if headers:
+            self._check_headers(headers, payload)
+        parcel = Parcel(to_agent, from_agent, MessageType.QUERY, payload, priority, ttl, 0, headers)
+        return self._runtime.courier.stream(
+            parcel,
+            idle_s=self._timeout_s if idle_timeout is None else idle_timeout,
+            timeout_s=math.inf if timeout is None else timeout,
+        )
 
     async def reply(self, query: AgentMessage, payload: bytes) -> None:
         """Answer a query that was read with :meth:`messages` (a handler just returns its answer).

@@ -55,12 +55,14 @@ from .events import BroadcastsMissed, PartitionDetected, PartitionHealed
 from .messaging.courier import Courier
 from .messaging.durable import TABLES, DurableCourier
 from .messaging.groups import Groups
+from .messaging.streams import FEATURE as STREAMS
 from .observers import Observers
 from .profile import NodeProfile, encode_profile
 from .renewal import Renewal
 from .sealing.groups import SealedGroups
 from .sealing.keyring import EVERYBODY
-from .sealing.links import FEATURE, SealedLinks, identity_of
+from .sealing.links import FEATURE as SEALED
+from .sealing.links import SealedLinks, identity_of
 from .types import AgentNode
 from .view import NetworkView
 
@@ -215,7 +217,7 @@ class Runtime:
             config=config.link_config(),
             enrolment=self._desk,
             trail=self._trail,
-            features=(FEATURE,) if config.messages.end_to_end else (),
+            features=(STREAMS, SEALED) if config.messages.end_to_end else (STREAMS,),
         )
         stack.push_async_callback(self.endpoint.close)
         await self.endpoint.start()

@@ -11,6 +11,7 @@ from gossip.service import BroadcastOutcome
 from mesh.agents import Handler, LocalAgent
 from mesh.messaging.courier import Courier
 from mesh.messaging.parcel import Parcel
+from mesh.messaging.streams import FEATURE
 from mesh.types import AgentInfo, AgentMessage, MessageType
 from transport.errors import LinkClosed, RemoteProtocolError
 from transport.link import CloseReason, Link, PeerInfo, SendOutcome
@@ -52,7 +53,7 @@ class FakeLink:
     """One end of a link in memory.  ``held`` stops what it sends on the way; ``capacity`` makes it full."""
 
     def __init__(self, peer: str, capacity: int) -> None:
-        self.peer = PeerInfo(NodeId(peer), 1 << 16, (), (1, 0))
+        self.peer = PeerInfo(NodeId(peer), 1 << 16, (), (1, 0), {FEATURE: True})
         self.dialled = True
         self.is_relayed = False
         self.remote_address = Address("localhost", 1)
@@ -285,6 +286,8 @@ def nothing_waits(world: World) -> bool:
     """Whether no courier of the world keeps anything for anybody."""
     for courier in world.couriers.values():
         assert courier._calls == {}
+        assert courier._replies == {}
+        assert courier._answers == {}
         assert courier._news == []
         for dialogue in courier._by_link.values():
             assert dialogue.unacked == {}

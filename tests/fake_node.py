@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from mesh.errors import AgentIdInUse, RequestTimeout, UnknownAgent, UnknownLetter
@@ -134,6 +134,19 @@ class FakeNode:
             raise ZeroDivisionError("inside")
         reply = await self._handler(to_agent)(self._message(to_agent, MessageType.QUERY, payload, from_agent))
         return reply or b""
+
+    async def stream(
+        self, to_agent: int, payload: bytes, *, from_agent: int = 0, idle_timeout: float | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        try:
+            for part in payload.split():
+                yield part
+                self.asked.append(part.decode())
+            if payload == b"hang":
+                await asyncio.sleep(3600 if idle_timeout is None else idle_timeout)
+                raise RequestTimeout("no further part in time")
+        finally:
+            self.asked.append("closed")
 
     async def broadcast_message(self, payload: bytes, *, from_agent: int = 0) -> Receipt:
         for handler in list(self.handlers.values()):

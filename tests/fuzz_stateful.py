@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from gossip import codec
 from gossip.config import GossipConfig
@@ -33,9 +33,11 @@ from gossip.events import (
 from gossip.router import GossipCore
 from gossip.service import BroadcastOutcome
 from mesh.agents import LocalAgent
-from mesh.messaging.body import Acks, encode_acks, encode_batch, encode_broadcast
+from mesh.messaging.body import FLAG_STREAM, Acks, encode_acks, encode_batch, encode_broadcast
 from mesh.messaging.courier import Courier
+from mesh.messaging.notices import Credit, GivenUp, Notices, encode_notices
 from mesh.messaging.parcel import Parcel
+from mesh.messaging.streams import FEATURE, WINDOW_BYTES
 from mesh.types import AgentInfo, AgentMessage, MessageType, Priority
 from transport import session, wire
 from transport.config import LinkConfig
@@ -301,7 +303,7 @@ class _Link:
     """Takes what the courier sends and counts it."""
 
     def __init__(self) -> None:
-        self.peer = PeerInfo(node_id("there"), 1 << 16, (), (1, 0))
+        self.peer = PeerInfo(node_id("there"), 1 << 16, (), (1, 0), {FEATURE: True})
         self.dialled = True
         self.is_relayed = False
         self.remote_address = Address("10.0.0.1", 7946)
@@ -334,6 +336,18 @@ async def _echo(message: AgentMessage) -> bytes | None:
     return message.payload if message.message_type is MessageType.QUERY else None
 
 
+async def _parts(message: AgentMessage) -> AsyncIterator[bytes]:
+    for _ in range(100):
+        yield message.payload
+
+
+async def _read(courier: Courier) -> list[bytes]:
+    """A stream from whoever answers it."""
+    parcel = Parcel(9, 7, MessageType.QUERY, b"in parts", Priority.NORMAL, 8)
+    async with courier.stream(parcel, idle_s=60.0, timeout_s=60.0) as stream:
+        return [part async for part in stream]
+
+
 async def _courier(data: bytes) -> object:
     courier = Courier(
         "here",
@@ -346,14 +360,16 @@ async def _courier(data: bytes) -> object:
     link = _Link()
     agent = LocalAgent(AgentInfo(7, "here"), _echo, concurrency=2, outcomes=courier)
     silent = LocalAgent(AgentInfo(8, "here"), None, concurrency=1, outcomes=courier)
-    courier.agents = {7: agent, 8: silent}
+    streaming = LocalAgent(AgentInfo(6, "here"), _parts, concurrency=2, outcomes=courier)
+    courier.agents = {6: streaming, 7: agent, 8: silent}
     courier.link_opened(link)
     parcel = Parcel(9, 7, MessageType.QUERY, b"question", Priority.NORMAL, 8)
     asked = asyncio.ensure_future(courier.request(parcel, timeout_s=60.0))
+    reading = asyncio.ensure_future(_read(courier))
     refusal = ""
     try:
         for what, content in steps(data):
-            match what % 4:
+            match what % 5:
                 case 0:
                     courier.envelopes_received(
                         link, [wire.Envelope(wire.Kind.MESSAGES, what >> 2, None, None, content)]
@@ -362,25 +378,32 @@ async def _courier(data: bytes) -> object:
                     courier.envelopes_received(link, [wire.Envelope(wire.Kind.ACKS, 1, None, None, content)])
                 case 2:
                     courier.broadcast_received("there", what, content)
+                case 4:
+                    courier.envelopes_received(link, [wire.Envelope(wire.Kind.CALLS, 1, None, None, content)])
+                    assert len(courier._answers) <= 2, "as many streams as handlers may run"
+                    assert sum(reply.half.waiting_bytes for reply in courier._replies.values()) <= 2 * WINDOW_BYTES
                 case _:
                     await asyncio.sleep(0)
         await asyncio.sleep(0)
     except RemoteProtocolError as error:
         refusal = error.message[:40]
         courier.link_closed(link, CloseReason.PROTOCOL_ERROR, error.message)
-    assert link.sent_bytes <= 64 * len(data) + 65_536, "answers are in proportion to what was asked"
-    for running in (agent, silent):
+    # A stream multiplies what was asked, a hundred times here.
+    assert link.sent_bytes <= 200 * len(data) + 65_536, "answers are in proportion to what was asked"
+    for running in (agent, silent, streaming):
         await running.close()
     await courier.close()
     asked.cancel()
-    (answer,) = await asyncio.gather(asked, return_exceptions=True)
+    reading.cancel()
+    answer, parts = await asyncio.gather(asked, reading, return_exceptions=True)
     assert isinstance(answer, bytes | MeshError | asyncio.CancelledError), f"a caller got {answer!r}"
+    assert isinstance(parts, list | MeshError | asyncio.CancelledError), f"a reader got {parts!r}"
     counted = [name for name, count in courier.counters.items() if count]
-    return Shape(type(answer).__name__, refusal, *counted)
+    return Shape(type(answer).__name__, type(parts).__name__, refusal, *counted)
 
 
 def live_courier(data: bytes) -> object:
-    """Message bodies, acknowledgements and broadcasts of one peer in any order, with a call under way."""
+    """Messages, acknowledgements, notices and broadcasts of a peer in any order, with a call and a stream under way."""
     return asyncio.run(_courier(data))
 
 
@@ -392,7 +415,12 @@ def _courier_seeds() -> tuple[bytes, ...]:
         [3, int(MessageType.QUERY), 9, 404, 0, b"who", 0],
         [4, int(MessageType.COMMAND), 9, 8, 1, b"x" * 300, 0, None, {"k": "v"}],
         [5, int(MessageType.RESPONSE), 9, 7, 0, b"answer", 0, 1],
+        [6, int(MessageType.QUERY), 9, 6, FLAG_STREAM, b"in parts", 0, 5_000],
+        [7, int(MessageType.QUERY), 9, 8, 0, b"never", 0, 1],
     ]
+    parts = [[10 + n, int(MessageType.RESPONSE), 9, 7, flags, b"part", 0, 2] for n, flags in enumerate((8, 8, 16))]
+    answers = encode_batch(3, now_ms, Priority.NORMAL, parts)
+    notices = encode_notices(Notices([GivenUp(6, 9, 6), GivenUp(7, 9, 8)], [Credit(6, 200, 1 << 20)]))
     batches = [encode_batch(3, now_ms, Priority.NORMAL, [message]) for message in kinds]
     batches.append(encode_batch(3, now_ms, Priority.HIGH, kinds))
     acks = encode_acks(Acks([(9, 1 << 20)], [(1, 500)], [(1, 1), (77, 2)]))
@@ -400,6 +428,8 @@ def _courier_seeds() -> tuple[bytes, ...]:
     return (
         script(*((0, batch) for batch in batches), (1, acks), (2, news), (3, b"")),
         script((1, acks), (3, b""), (0, batches[4]), (2, news), (2, news), (0, batches[5])),
+        script((3, b""), (0, batches[-1]), (3, b""), (3, b""), (4, notices), (3, b""), (3, b""), (0, answers)),
+        script((3, b""), (0, batches[-2]), (0, batches[-3]), (4, notices), (3, b""), (0, answers), (0, answers)),
     )
 
 

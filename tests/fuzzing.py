@@ -37,6 +37,7 @@ from gossip.discovery import txt
 from gossip.discovery.base import Announcement
 from gossip.events import Member, MemberState
 from mesh.messaging.body import Acks, decode_acks, decode_batch, encode_acks, encode_batch
+from mesh.messaging.notices import Credit, GivenUp, Notices, decode_notices, encode_notices
 from mesh.profile import NodeProfile, decode_profile, encode_profile
 from mesh.types import AgentInfo, Priority
 from transport import session, wire
@@ -214,6 +215,13 @@ def _plumtree(data: bytes) -> object:
     return type(body).__name__
 
 
+def _calls(data: bytes) -> object:
+    """Decode what an asker says of its requests; what was accepted must survive being sent on."""
+    notices = decode_notices(data)
+    assert decode_notices(encode_notices(notices)) == notices
+    return len(notices.given_up), len(notices.credit)
+
+
 _NODE = hyparview_codec.Peer(node_id("there"), (Address("10.0.0.1", 7946),))
 _BROADCAST = plumtree_codec.MessageId(node_id("there"), 1, 4)
 
@@ -293,6 +301,9 @@ TARGETS: dict[str, Target] = {
     ),
     "acks": Target(
         lambda data: len(decode_acks(data).delivered), (encode_acks(Acks([(7, 1000)], [(1, 5), (9, 2)], [(6, 1)])),)
+    ),
+    "calls": Target(
+        _calls, (encode_notices(Notices([GivenUp(1, 2, 3), GivenUp(4, 0, 2**64 - 1)], [Credit(1, 300, 1 << 20)])),)
     ),
     "live_session": Target(live_session, SESSION_SEEDS),
     "live_gossip": Target(live_gossip, GOSSIP_SEEDS),

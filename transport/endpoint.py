@@ -104,6 +104,11 @@ class BaseEndpoint(ABC):
         return self._hello.network
 
     @property
+    def features(self) -> tuple[str, ...]:
+        """See :class:`transport.link.Endpoint`."""
+        return self._hello.features
+
+    @property
     def addresses(self) -> tuple[Address, ...]:
         """See :class:`transport.link.Endpoint`."""
         return self._advertise() if callable(self._advertise) else self._advertise

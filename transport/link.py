@@ -197,6 +197,11 @@ class Endpoint(Protocol):
         ...
 
     @property
+    def features(self) -> tuple[str, ...]:
+        """What it says in its hellos that this node can do or demands."""
+        ...
+
+    @property
     def links(self) -> dict[NodeId, Link]:
         """The open links by peer, in the order they were opened.  Do not modify."""
         ...

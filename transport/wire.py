@@ -91,6 +91,7 @@ class Kind(enum.IntEnum):
     SEALED = 35
     KEYS = 36
     GRANTS = 37
+    CALLS = 38
     RENEWAL = 48
 
 

@@ -59,6 +59,9 @@ def send(
 def request(
     agent: Agent,
     text: Text,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Print the answer part by part; --timeout is for each part.")
+    ] = False,
     timeout: Timeout = "5s",
     from_agent: FromAgent = 0,
     data_dir: DataDir = None,
@@ -68,9 +71,21 @@ def request(
 ) -> None:
     """Ask an agent and print its answer.
 
+    With --stream and --json one object a line.
+
     Example: mesh request 42 "what is new?" --timeout 30s
     """
     with reported(as_json=as_json), connect(data_dir, network, node_id) as client:
+        if stream:
+            idle_s = seconds(timeout)
+            for part in client.stream(
+                "request_parts", agent=agent, from_agent=from_agent, idle_s=idle_s, **payload(text)
+            ):
+                if as_json:
+                    print_json(part)
+                else:
+                    print(part["text"] if "text" in part else shown_payload(part), flush=True)
+            return
         reply = client.call("request", timeout_s=seconds(timeout), agent=agent, from_agent=from_agent, **payload(text))
         if as_json:
             print_json(reply)

@@ -6,6 +6,7 @@ A new command is one method here, one line in :data:`CALLS` or :data:`STREAMS`, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -187,6 +188,20 @@ async def _request(target: ControlTarget, arguments: Arguments) -> Json:
     return {"agent_id": agent, **payload_document(reply)}
 
 
+async def _request_parts(target: ControlTarget, arguments: Arguments) -> AsyncIterator[Json]:
+    """A stream of its own, so that a client that goes away gives it up."""
+    agent = arguments.agent("agent")
+    parts = target.stream(
+        agent,
+        arguments.payload(),
+        from_agent=arguments.agent_or("from_agent", 0),
+        idle_timeout=arguments.seconds_or_none("idle_s"),
+    )
+    async with contextlib.aclosing(parts):
+        async for part in parts:
+            yield {"agent_id": agent, **payload_document(part)}
+
+
 async def _broadcast(target: ControlTarget, arguments: Arguments) -> Json:
     receipt = await target.broadcast_message(arguments.payload(), from_agent=arguments.agent_or("from_agent", 0))
     return receipt_document(receipt)
@@ -272,4 +287,9 @@ CALLS: Final[Mapping[str, Call]] = {
 }
 
 #: Requests with answers until the client goes away.
-STREAMS: Final[Mapping[str, Stream]] = {"events": _events, "listen": _listen, "dead_letters": _dead_letters}
+STREAMS: Final[Mapping[str, Stream]] = {
+    "events": _events,
+    "listen": _listen,
+    "dead_letters": _dead_letters,
+    "request_parts": _request_parts,
+}

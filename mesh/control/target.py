@@ -22,6 +22,16 @@ class Registration(Protocol):
         ...
 
 
+class Parts(Protocol):
+    """An answer in parts."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None:
+        """Give up what has not come."""
+        ...
+
+
 class Ending(Protocol):
     """A subscription."""
 
@@ -95,6 +105,10 @@ class ControlTarget(Protocol):
         self, to_agent: int, payload: bytes, *, from_agent: int = 0, timeout: float | None = None
     ) -> bytes:
         """Send a query and wait for its response."""
+        ...
+
+    def stream(self, to_agent: int, payload: bytes, *, from_agent: int = 0, idle_timeout: float | None = None) -> Parts:
+        """Send a query whose answer comes in parts."""
         ...
 
     async def broadcast_message(self, payload: bytes, *, from_agent: int = 0) -> Receipt:

@@ -31,7 +31,7 @@ F_PAYLOAD: Final = 5
 F_OFFSET: Final = 6
 """Milliseconds from the body's base time to the message's own timestamp."""
 F_CORRELATION: Final = 7
-"""Only in a response: the sequence of the query it answers; else nil."""
+"""In a response the sequence of the query it answers, in a query how long its asker still waits, ms; else nil."""
 F_HEADERS: Final = 8
 F_GROUP: Final = 9
 F_DURABLE: Final = 10
@@ -44,6 +44,10 @@ FLAG_ERROR: Final = 2
 """A response that says why there is none: payload is ``pack([code, kind, text])``."""
 FLAG_DURABLE: Final = 4
 """The message has :data:`F_DURABLE`: its sender keeps it until it is told that the agent has handled it."""
+FLAG_STREAM: Final = 8
+"""In a query: its asker takes a stream.  In a response: this is a part of one, and there is more to come."""
+FLAG_END: Final = 16
+"""A response without content: all parts of the stream have been sent."""
 
 #: What a message weighs against a flow's credit beside its payload: its share of headers and of bookkeeping.
 #: Each entry of its ``headers`` weighs as much again (see :func:`extras_weight`).
@@ -116,21 +120,25 @@ _BYTES: Final = frozenset({bytes})
 
 
 def _all_plain(messages: list[Any]) -> bool:
-    """Whether every message has seven fields of the right types and ranges and nothing else.
+    """Whether every message has seven fields of the right types and ranges, perhaps a correlation, and nothing else.
 
-    Nearly all batches are like that.  Making a typed array of a column refuses what is no integer or out of range,
-    in one step of C for the whole batch, where :func:`_check` takes several of Python for each message.
+    Nearly all batches are like that, queries and responses with a correlation each.  Making a typed array of a column
+    refuses what is no integer or out of range, in one step of C for the whole batch, where :func:`_check` takes several
+    of Python for each message.
     """
     try:
         columns = list(zip(*messages, strict=True))
-        if len(columns) != _REQUIRED_FIELDS:
+        if len(columns) == _REQUIRED_FIELDS + 1:
+            if min(array("q", columns.pop())) < 0:
+                return False
+        elif len(columns) != _REQUIRED_FIELDS:
             return False
         sequences, kinds, senders, receivers, flags, payloads, offsets = columns
         for unsigned in (sequences, senders, receivers):
             array("Q", unsigned)
         array("q", flags)
         array("q", offsets)
-        if min(flags) < 0 or max(flags) >= FLAG_DURABLE:
+        if min(flags) < 0 or any(flag & FLAG_DURABLE for flag in set(flags)):
             return False
         return max(array("B", kinds)) < len(TYPES) and _BYTES.issuperset(map(type, payloads))
     except (TypeError, ValueError, OverflowError):
@@ -382,6 +390,8 @@ ERROR_UNKNOWN_AGENT: Final = 1
 ERROR_HANDLER_RAISED: Final = 2
 ERROR_STOPPED: Final = 3
 ERROR_BAD_RESULT: Final = 4
+ERROR_IS_STREAM: Final = 5
+ERROR_STALLED: Final = 6
 
 # An error's text is cut here so that a handler's huge message cannot fill a frame.
 ERROR_CHARS_MAX: Final = 2_000

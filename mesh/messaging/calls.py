@@ -1,23 +1,28 @@
-"""Queries that wait for their response, by sequence.
-
-One timer watches them all: one for each would be a tenth of what a request costs.  It runs when the earliest deadline
-comes, so a call may end a moment late, and many calls cost few looks at all of them.
-"""
+"""Queries that wait for their response, by sequence."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 from collections.abc import Callable
-from typing import Final
 
-from mesh.errors import RemoteError, UnknownAgent
+from mesh.errors import RemoteError, StreamExpected, UnknownAgent
+from transport.errors import RemoteProtocolError
 
-from .body import ERROR_UNKNOWN_AGENT, F_CORRELATION, F_FLAGS, F_PAYLOAD, FLAG_ERROR, Message, decode_error
+from .body import (
+    ERROR_IS_STREAM,
+    ERROR_UNKNOWN_AGENT,
+    F_CORRELATION,
+    F_FLAGS,
+    F_PAYLOAD,
+    FLAG_END,
+    FLAG_ERROR,
+    FLAG_STREAM,
+    Message,
+    decode_error,
+)
+from .deadlines import Expiry
 from .dialogue import Dialogue
-
-#: How much later than its deadline a call may end.
-EXPIRY_STEP_S: Final = 0.005
 
 
 class Call:
@@ -36,8 +41,7 @@ class Calls(dict[int, Call]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._expiry_at = math.inf
-        self._timer: asyncio.TimerHandle | None = None
+        self._expiry = Expiry(self._expire)
 
     def add(self, sequence: int, dialogue: Dialogue, timeout_s: float) -> asyncio.Future[bytes]:
         """Wait for the response to a query; the future ends with it, with its error, or with ``TimeoutError``."""
@@ -45,26 +49,27 @@ class Calls(dict[int, Call]):
         future: asyncio.Future[bytes] = loop.create_future()
         deadline = loop.time() + timeout_s
         self[sequence] = Call(future, dialogue, deadline)
-        if deadline < self._expiry_at:
-            self._expire_at(deadline)
+        self._expiry.note(deadline)
         return future
 
     def settle(self, dialogue: Dialogue, response: Message) -> bool:
         """A response arrived; ``False``: nobody waits for it.
 
         Raises:
-            RemoteProtocolError: It is an error that cannot be read.
+            RemoteProtocolError: It is an error that cannot be read, or a part of a stream.
         """
         correlation = response[F_CORRELATION] if len(response) > F_CORRELATION else None
         call = self.get(correlation) if correlation is not None else None
         # Only the node that was asked can answer: a sequence is easy to guess.
         if call is None or call.dialogue is not dialogue or call.future.done():
             return False
-        if not response[F_FLAGS] & FLAG_ERROR:
+        flags = response[F_FLAGS]
+        if flags & FLAG_ERROR:
+            call.future.set_exception(error_of(response))
+        elif flags & (FLAG_STREAM | FLAG_END):
+            raise RemoteProtocolError("peer answered a request with a stream that nobody asked for")
+        else:
             call.future.set_result(response[F_PAYLOAD])
-            return True
-        code, kind, text = decode_error(response[F_PAYLOAD])
-        call.future.set_exception(UnknownAgent(text) if code == ERROR_UNKNOWN_AGENT else RemoteError(text, kind=kind))
         return True
 
     def wait_for(self, dialogue: Dialogue) -> bool:
@@ -79,23 +84,27 @@ class Calls(dict[int, Call]):
 
     def close(self) -> None:
         """Watch them no longer."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._expiry.close()
 
-    def _expire_at(self, deadline: float) -> None:
-        """Look for calls that are over at ``deadline``, and not before unless a shorter one comes."""
-        self.close()
-        self._expiry_at = deadline
-        self._timer = asyncio.get_running_loop().call_at(deadline, self._expire)
-
-    def _expire(self) -> None:
-        now = asyncio.get_running_loop().time()
-        self._expiry_at, self._timer = math.inf, None
+    def _expire(self, now: float) -> float:
         earliest = math.inf
         for call in self.values():
             if call.deadline > now:
                 earliest = min(earliest, call.deadline)
             elif not call.future.done():
                 call.future.set_exception(TimeoutError())
-        if earliest < math.inf:
-            self._expire_at(max(earliest, now + EXPIRY_STEP_S))
+        return earliest
+
+
+def error_of(response: Message) -> Exception:
+    """What a response with ``FLAG_ERROR`` says, as an error to raise.
+
+    Raises:
+        RemoteProtocolError: It cannot be read.
+    """
+    code, kind, text = decode_error(response[F_PAYLOAD])
+    if code == ERROR_UNKNOWN_AGENT:
+        return UnknownAgent(text)
+    if code == ERROR_IS_STREAM:
+        return StreamExpected(text, kind=kind, hint="read it with stream()")
+    return RemoteError(text, kind=kind)

@@ -11,8 +11,8 @@ import asyncio
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from gossip.service import BroadcastOutcome
 from mesh.agents import Delivery, LocalAgent
@@ -22,6 +22,7 @@ from mesh.errors import (
     NetworkClosed,
     NotDelivered,
     RequestTimeout,
+    StreamsUnsupported,
     UnknownAgent,
 )
 from mesh.types import AgentMessage, DeliveryStatus, MessageType, Receipt
@@ -33,25 +34,21 @@ from transport.tasks import TaskScope
 from transport.types import Priority
 from transport.wire import Envelope, Kind
 
+from .answers import Answering
 from .body import (
-    ERROR_BAD_RESULT,
-    ERROR_HANDLER_RAISED,
-    ERROR_STOPPED,
     ERROR_UNKNOWN_AGENT,
     F_CORRELATION,
     F_DURABLE,
     F_FLAGS,
     F_FROM,
     F_HEADERS,
-    F_OFFSET,
     F_SEQUENCE,
     F_TO,
     F_TYPE,
     FLAG_ACK,
     FLAG_DURABLE,
-    FLAG_ERROR,
+    FLAG_STREAM,
     OVERHEAD_BYTES,
-    PAYLOAD_BYTES_MAX,
     REFUSED,
     REFUSED_UNKNOWN_AGENT,
     TYPES,
@@ -62,17 +59,19 @@ from .body import (
     decode_broadcast,
     decode_settled,
     encode_broadcast,
-    encode_error,
     extras_weight,
     message_id_prefix,
     to_agent_message,
 )
 from .calls import Calls
+from .deadlines import bounded, left_ms
 from .dialogue import Dialogue, IncomingFlow
 from .flow import SendWindow
-from .hooks import DurableMessages
 from .loopback import LoopbackLink
+from .notices import GivenUp, Notices, decode_notices
 from .parcel import Parcel
+from .replies import Replies, Reply, ReplyStream
+from .streams import FEATURE
 
 log = get_logger("mesh.messaging")
 
@@ -88,7 +87,7 @@ _new_tuple: Final = tuple.__new__
 
 _RESPONSE: Final = int(MessageType.RESPONSE)
 _QUERY: Final = int(MessageType.QUERY)
-_PLAIN_FIELDS: Final = F_OFFSET + 1
+_PLAIN_FIELDS: Final = F_CORRELATION + 1
 _COMMAND: Final = int(MessageType.COMMAND)
 
 
@@ -108,7 +107,7 @@ class Route:
         return window.sent_bytes < window.limit_bytes and not self.dialogue.is_congested
 
 
-class Courier:
+class Courier(Answering):
     """Carries messages between the agents of this node and those of others.
 
     Args:
@@ -132,33 +131,29 @@ class Courier:
         broadcast: Callable[[bytes, int], BroadcastOutcome],
         want_link: Callable[[str], None] = lambda _: None,
     ) -> None:
+        super().__init__(clock)
         self.node_id = node_id
         self.life = life
-        self._clock = clock
         self._window_bytes = window_bytes
         self._locate = locate
         self._broadcast = broadcast
         self._want_link = want_link
-        self.agents: dict[int, LocalAgent] = {}
         self._dialogues: dict[str, Dialogue] = {}
         self._by_link: dict[Link, Dialogue] = {}
         self._dirty: list[Dialogue] = []
         self._burst_bytes = 0
-        self._sequence = 0
         self._id_prefix = message_id_prefix(node_id, life)
         self._calls = Calls()
+        self._replies = Replies()
         self._routes: dict[int, Route] = {}
         # Who waits for an agent to be located or a node to be linked; woken at every change of either.
         self._news: list[asyncio.Future[None]] = []
         self._scope = TaskScope("courier")
         self._closed = False
-        # Given before any link is up, by whoever has a place on disk for it.
-        self.durable: DurableMessages | None = None
-        self._log_raised_at = -math.inf
         self._log_unknown_at = -math.inf
-        self.counters: dict[str, int] = dict.fromkeys(
+        self.counters |= dict.fromkeys(
             ("received", "broadcasts_sent", "broadcasts_received", "dropped_unknown_agent",
-             "dropped_late_response", "dropped_no_link", "handler_errors"), 0
+             "dropped_late_response", "requests_given_up"), 0
         )  # fmt: skip
         self._loopback = LoopbackLink(node_id, life, self.envelopes_received)
         self.link_opened(self._loopback)
@@ -188,16 +183,18 @@ class Courier:
         self.news()
         text = (
             f"the link to {dialogue.node_id} broke ({reason.name.lower()}{': ' if detail else ''}{detail}) "
-            "before it responded; the request may have been carried out"
+            "before all of its answer had come; the request may have been carried out"
         )
         self._calls.fail(lambda: DeliveryUncertain(text), dialogue)
+        self._replies.fail(lambda: DeliveryUncertain(text), dialogue)
+        self._streams_lost(dialogue)
 
     def hold_link(self, link: Link) -> bool:
         """Send nothing on ``link`` for now; ``False``: a call waits for something to come over it."""
         dialogue = self._by_link.get(link)
         if dialogue is None:
             return True
-        if self._calls.wait_for(dialogue):
+        if self._calls.wait_for(dialogue) or self._replies.wait_for(dialogue) or self._answers_over(dialogue):
             return False
         return not (self.durable is not None and self.durable.is_waiting_for(dialogue.node_id)) and dialogue.hold()
 
@@ -320,9 +317,13 @@ class Courier:
     async def request(self, parcel: Parcel, *, timeout_s: float) -> bytes:
         """Send a query and return the response's payload.
 
+        It takes no longer than there is time for what it is made for (:func:`.deadlines.bounded`).  Whoever stops
+        waiting, by the time or by cancellation, has the receiver told.
+
         Raises:
             UnknownAgent, NotDelivered, RequestTimeout, DeliveryUncertain, RemoteError, NetworkClosed: See each.
         """
+        timeout_s = bounded(timeout_s)
         route = self._routes.get(parcel.to_agent)
         if route is None or not route.is_clear:
             route, timeout_s = await self._wait_route(parcel.to_agent, timeout_s)
@@ -330,17 +331,66 @@ class Courier:
         sequence = self._next_sequence()
         future = self._calls.add(sequence, dialogue, timeout_s)
         try:
-            message = parcel.message(sequence, 0, dialogue.base_ms if parcel.timestamp_ms else 0)
-            route.window.sent_bytes += dialogue.post(message, parcel.priority, parcel.ttl)
+            self._post_query(route, parcel, sequence, 0, timeout_s)
             return await future
         except TimeoutError:
+            self._give_up(dialogue, parcel, sequence)
             raise RequestTimeout(
                 f"agent {parcel.to_agent} on {dialogue.node_id} did not respond within {timeout_s:.3g} s; "
                 "the request may have been carried out",
                 hint="give it more time, or look at that node's handler",
             ) from None
+        except asyncio.CancelledError:
+            self._give_up(dialogue, parcel, sequence)
+            raise
         finally:
             del self._calls[sequence]
+
+    def _post_query(self, route: Route, parcel: Parcel, sequence: int, flags: int, timeout_s: float) -> None:
+        dialogue = route.dialogue
+        message = parcel.message(sequence, flags, dialogue.base_ms if parcel.timestamp_ms else 0)
+        if timeout_s < math.inf:
+            if len(message) > F_CORRELATION:
+                message[F_CORRELATION] = left_ms(timeout_s)
+            else:
+                message.append(left_ms(timeout_s))
+        route.window.sent_bytes += dialogue.post(message, parcel.priority, parcel.ttl)
+
+    def _give_up(self, dialogue: Dialogue, parcel: Parcel, sequence: int) -> None:
+        self.counters["requests_given_up"] += 1
+        dialogue.owe_given_up(parcel.priority, GivenUp(sequence, parcel.from_agent, parcel.to_agent))
+
+    def stream(self, parcel: Parcel, *, idle_s: float, timeout_s: float) -> ReplyStream:
+        """The parts of the answer to a query; it is asked when they are first iterated over."""
+        return ReplyStream(functools.partial(self._ask_stream, parcel), idle_s=idle_s, timeout_s=timeout_s)
+
+    async def _ask_stream(self, parcel: Parcel, begin_s: float, timeout_s: float) -> Reply:
+        """Ask for a stream.
+
+        Args:
+            parcel: The query.
+            begin_s: How long there may be no way to the agent.
+            timeout_s: How long all of it may take.
+
+        Raises:
+            UnknownAgent, NotDelivered, RequestTimeout, NetworkClosed: See each.
+        """
+        started = asyncio.get_running_loop().time()
+        route = self._routes.get(parcel.to_agent)
+        if route is None or not route.is_clear:
+            route, _ = await self._wait_route(parcel.to_agent, begin_s)
+        dialogue = route.dialogue
+        if FEATURE not in dialogue.link.peer.features:
+            raise StreamsUnsupported(
+                f"{dialogue.node_id}, which runs agent {parcel.to_agent}, does not know streams; nothing was sent",
+                hint="upgrade that node, or use request()",
+            )
+        left_s = timeout_s - (asyncio.get_running_loop().time() - started)
+        sequence = self._next_sequence()
+        given_up = GivenUp(sequence, parcel.from_agent, parcel.to_agent)
+        reply = self._replies.add(dialogue, given_up, parcel.priority)
+        self._post_query(route, parcel, sequence, FLAG_STREAM, max(left_s, 0.0))
+        return reply
 
     def broadcast(self, parcel: Parcel) -> Receipt:
         """Send one message to every agent of every node; gossip carries it."""
@@ -377,26 +427,6 @@ class Courier:
         dialogue = self._dialogues.get(node_id)
         if dialogue is not None:
             await dialogue.wait_room()
-
-    def _respond(self, dialogue: Dialogue, query_sequence: int, parcel: Parcel, flags: int) -> bool:
-        """Respond on the link that the query came over.
-
-        On a later one its sequence could mean another query: sequences start afresh with each life of the asker.
-        """
-        if not dialogue.is_open:
-            self.counters["dropped_no_link"] += 1
-            return False
-        message = parcel.message(self._next_sequence(), flags, dialogue.base_ms)
-        if len(message) > F_CORRELATION:
-            message[F_CORRELATION] = query_sequence
-        else:
-            message.append(query_sequence)
-        dialogue.post(message, parcel.priority, parcel.ttl)
-        return True
-
-    def _next_sequence(self) -> int:
-        self._sequence += 1
-        return self._sequence
 
     def _post(self, route: Route, parcel: Parcel, sequence: int, flags: int) -> None:
         message = parcel.message(sequence, flags, route.dialogue.base_ms if parcel.timestamp_ms else 0)
@@ -530,6 +560,20 @@ class Courier:
                 dialogue.handle_acks(decode_acks(envelope.body))
             elif envelope.kind == Kind.SETTLED and self.durable is not None:
                 self.durable.settled(dialogue.node_id, decode_settled(envelope.body))
+            elif envelope.kind == Kind.CALLS:
+                self._notices_received(dialogue, decode_notices(envelope.body))
+
+    def _notices_received(self, dialogue: Dialogue, notices: Notices) -> None:
+        """What askers there say of their requests; what is not here any more was answered."""
+        for sequence, from_agent, to_agent in notices.given_up:
+            if (answer := self._answers.get((dialogue, sequence))) is not None:
+                answer.give_up()
+                self.given_up(begun=True)
+            elif (agent := self.agents.get(to_agent)) is not None:
+                agent.give_up((dialogue.node_id, from_agent, sequence), dialogue)
+        for credit in notices.credit:
+            if (answer := self._answers.get((dialogue, credit.sequence))) is not None:
+                answer.extend(credit)
 
     def _messages_received(self, dialogue: Dialogue, batch: Batch, ttl: int) -> None:
         origin = dialogue.node_id
@@ -537,6 +581,7 @@ class Courier:
         base_ms, priority = batch.base_ms, batch.priority
         dialogue.peer_life = batch.life
         self.counters["received"] += len(batch.messages)
+        now = asyncio.get_running_loop().time
         flow: IncomingFlow | None = None
         agent: LocalAgent | None = None
         sender = -1
@@ -565,7 +610,7 @@ class Courier:
             if agent is None:
                 self._refuse(flow, message, cost, priority)
                 continue
-            if len(message) == _PLAIN_FIELDS:
+            if len(message) <= _PLAIN_FIELDS:
                 # As to_agent_message, without the call.
                 name, sent_ms = f"{prefix}{sequence:x}", base_ms + offset
                 what = TYPES[kind]
@@ -575,14 +620,15 @@ class Courier:
                 if len(message) > F_DURABLE and self.durable is not None:
                     self.durable.received(flow, message, seen, cost)
                     continue
-            delivery = _new_tuple(Delivery, (seen, message, flow, cost))
             if kind != _QUERY:
-                run.append(delivery)
+                run.append(_new_tuple(Delivery, (seen, message, flow, cost, None)))
                 continue
             if run:
                 agent.deliver_run(run)
                 run = []
-            agent.deliver(delivery)
+            left = message[F_CORRELATION] if len(message) > F_CORRELATION else None
+            deadline = None if left is None else now() + left / 1000
+            agent.deliver(_new_tuple(Delivery, (seen, message, flow, cost, deadline)))
         if run and agent is not None:
             agent.deliver_run(run)
 
@@ -599,7 +645,7 @@ class Courier:
             waits = True
         if message[F_TYPE] == _QUERY:
             text = f"node {self.node_id} runs no agent {message[F_TO]}"
-            self._respond_error(flow.dialogue, message, ERROR_UNKNOWN_AGENT, "", text)
+            self._respond_error(flow.dialogue, message, ERROR_UNKNOWN_AGENT, "", text, priority)
             waits = True
         now = self._clock.monotonic()
         if not waits and now >= self._log_unknown_at:
@@ -608,7 +654,7 @@ class Courier:
             log.info("message for an agent that is not here", agent=message[F_TO], peer=flow.dialogue.node_id)
 
     def _response_received(self, dialogue: Dialogue, message: Message) -> None:
-        if not self._calls.settle(dialogue, message):
+        if not self._calls.settle(dialogue, message) and not self._replies.received(dialogue, message):
             self.counters["dropped_late_response"] += 1
 
     def broadcast_received(self, origin: str, life: int, payload: bytes) -> None:
@@ -628,68 +674,6 @@ class Courier:
             seen.to_agent = None
             seen.headers = dict(seen.headers)
             agent.deliver(Delivery(seen, message, None))
-
-    # --- outcomes of handlers -----------------------------------------------------------------------------------
-
-    def handler_returned(self, delivery: Delivery, result: object) -> Coroutine[Any, Any, None] | None:
-        """See :class:`mesh.agents.Outcomes`."""
-        raw, flow = delivery.raw, delivery.flow
-        if raw[F_FLAGS] & FLAG_DURABLE and self.durable is not None:
-            self.durable.handled(delivery)
-        if raw[F_TYPE] != _QUERY or flow is None:
-            return None
-        if result is None:
-            result = b""
-        if isinstance(result, bytes) and len(result) <= PAYLOAD_BYTES_MAX:
-            dialogue = flow.dialogue
-            if dialogue.is_open:
-                # As _respond, without a parcel: every answer to a request passes here.
-                self._sequence = sequence = self._sequence + 1
-                query = delivery.message
-                answer: Message = [sequence, _RESPONSE, raw[F_TO], raw[F_FROM], 0, result, 0, raw[F_SEQUENCE]]
-                dialogue.post(answer, query.priority, query.ttl)
-            else:
-                self.counters["dropped_no_link"] += 1
-        else:
-            self._refuse_result(flow.dialogue, raw, result)
-        return flow.dialogue.wait_room() if flow.dialogue.is_congested else None
-
-    def _refuse_result(self, dialogue: Dialogue, raw: Message, result: object) -> None:
-        self.counters["handler_errors"] += 1
-        kind = type(result).__name__
-        what = f"{kind}, not bytes"
-        if isinstance(result, bytes):
-            what = f"{len(result)} bytes, and a response carries at most {PAYLOAD_BYTES_MAX}"
-        log.error("handler returned what cannot be sent", agent=raw[F_TO], returned=what)
-        text = f"the handler of agent {raw[F_TO]} returned {what}"
-        self._respond_error(dialogue, raw, ERROR_BAD_RESULT, kind, text)
-
-    def handler_raised(self, delivery: Delivery, error: BaseException) -> None:
-        """See :class:`mesh.agents.Outcomes`."""
-        self.counters["handler_errors"] += 1
-        raw = delivery.raw
-        now = self._clock.monotonic()
-        if now >= self._log_raised_at:
-            # A member that makes a handler raise must not fill the log; the counter has them all.
-            self._log_raised_at = now + 1.0
-            log.warning("handler raised", agent=raw[F_TO], message_id=delivery.message.message_id, exc_info=error)
-        if raw[F_FLAGS] & FLAG_DURABLE and self.durable is not None:
-            self.durable.raised(delivery, error)
-        if raw[F_TYPE] == _QUERY and delivery.flow is not None:
-            kind = type(error).__name__
-            self._respond_error(delivery.flow.dialogue, raw, ERROR_HANDLER_RAISED, kind, f"{kind}: {_text_of(error)}")
-
-    def not_handled(self, delivery: Delivery, text: str) -> None:
-        """See :class:`mesh.agents.Outcomes`."""
-        if delivery.raw[F_FLAGS] & FLAG_DURABLE and self.durable is not None:
-            self.durable.dropped(delivery)
-        if delivery.raw[F_TYPE] == _QUERY and delivery.flow is not None:
-            self._respond_error(delivery.flow.dialogue, delivery.raw, ERROR_STOPPED, "", text)
-
-    def _respond_error(self, dialogue: Dialogue, query: Message, code: int, kind: str, text: str) -> None:
-        payload = encode_error(code, kind, text)
-        parcel = Parcel(query[F_FROM], query[F_TO], MessageType.RESPONSE, payload, Priority.NORMAL, 8)
-        self._respond(dialogue, query[F_SEQUENCE], parcel, FLAG_ERROR)
 
     # --- end ----------------------------------------------------------------------------------------------------
 
@@ -712,6 +696,7 @@ class Courier:
                 for dialogue in list(self._dialogues.values()):
                     await dialogue.wait_room()
         self._calls.fail(lambda: NetworkClosed("this node left the network before the response came"))
+        self._replies.fail(lambda: NetworkClosed("this node left the network before the stream was over"))
         self._calls.close()
         self.news()
         for dialogue in list(self._dialogues.values()):
@@ -727,16 +712,11 @@ class Courier:
             "waiting": sum(agent.waiting for agent in self.agents.values()),
             "broadcasts_dropped": sum(agent.broadcasts_dropped for agent in self.agents.values()),
             "calls_waiting": len(self._calls),
+            "streams_given_up": self._replies.given_up,
+            "streams_read": len(self._replies),
+            "streams_sent": len(self._answers),
             "dialogues": len(self._dialogues) - 1,
         }
-
-
-def _text_of(error: BaseException) -> str:
-    """What an application's exception says; it may fail even at that."""
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - a broken __str__ must not keep the asker waiting
-        return "(its text cannot be read)"
 
 
 def _expire(future: asyncio.Future[int]) -> None:

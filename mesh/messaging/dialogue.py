@@ -33,6 +33,7 @@ from .body import (
     extras_weight,
 )
 from .flow import ReceiveWindow, SendWindow
+from .notices import NOTICES_MAX, Credit, GivenUp, Notices, encode_notices
 
 log = get_logger("mesh.messaging")
 
@@ -118,6 +119,9 @@ class Dialogue:
         self._owed_delivered: list[int] = []
         self._owed_refused: list[tuple[int, int]] = []
         self._owed_settled: list[Settled] = []
+        # By the query's sequence: only the latest limits count.
+        self._owed_stream_credit: dict[int, Credit] = {}
+        self._owed_given_up: dict[Priority, list[GivenUp]] = {}
         self.is_open = True
         # The peer's life, as its messages say; none has come yet.
         self.peer_life = -1
@@ -188,10 +192,14 @@ class Dialogue:
             self._send_acks()
         if self._owed_settled:
             self._send_settled()
+        if self._owed_stream_credit:
+            self._send_stream_credit()
         for priority, open_body in enumerate(self._open_bodies):
             if open_body is not None:
                 self._open_bodies[priority] = None
                 self._seal(Priority(priority), open_body.ttl, open_body.messages)
+        if self._owed_given_up:
+            self._send_given_up()
         self._base_ms = None
 
     def _seal(self, priority: Priority, ttl: int, messages: list[Message]) -> None:
@@ -244,8 +252,9 @@ class Dialogue:
             ``False``, and nothing changed, if something is under way: waits to be sent, to be acknowledged, or for
             credit.
         """
-        owed = self._owed_credit or self._owed_delivered or self._owed_refused or self._owed_settled
-        if owed or self._stuck or self.unacked or any(self._open_bodies) or any(self._credit_waiters.values()):
+        acks = self._owed_credit or self._owed_delivered or self._owed_refused or self._owed_settled
+        calls = self._owed_stream_credit or self._owed_given_up
+        if acks or calls or self._stuck or self.unacked or any(self._open_bodies) or any(self._credit_waiters.values()):
             return False
         self.is_held = self.is_congested = True
         return True
@@ -321,6 +330,29 @@ class Dialogue:
         for begin in range(0, len(owed), SETTLED_MAX):
             self._send_control(Kind.SETTLED, encode_settled(owed[begin : begin + SETTLED_MAX]))
 
+    def owe_stream_credit(self, credit: Credit) -> None:
+        """Tell the peer with the next flush how much more of a stream is taken here."""
+        self._owed_stream_credit[credit.sequence] = credit
+        self._mark()
+
+    def _send_stream_credit(self) -> None:
+        owed, self._owed_stream_credit = list(self._owed_stream_credit.values()), {}
+        for begin in range(0, len(owed), NOTICES_MAX):
+            self._send_control(Kind.CALLS, encode_notices(Notices(credit=owed[begin : begin + NOTICES_MAX])))
+
+    def owe_given_up(self, priority: Priority, given_up: GivenUp) -> None:
+        """Tell the peer with the next flush, behind the query itself, that nobody waits for its answer."""
+        if self.is_open:
+            self._owed_given_up.setdefault(priority, []).append(given_up)
+            self._mark()
+
+    def _send_given_up(self) -> None:
+        owed, self._owed_given_up = self._owed_given_up, {}
+        for priority, entries in owed.items():
+            for begin in range(0, len(entries), NOTICES_MAX):
+                body = encode_notices(Notices(entries[begin : begin + NOTICES_MAX]))
+                self._transmit(Envelope(Kind.CALLS, 1, None, None, body), Lane.of(priority))
+
     def _send_acks(self) -> None:
         limits = [(agent_id, flow.window.grant()) for agent_id, flow in self._owed_credit.items()]
         delivered, refused = _runs(self._owed_delivered), self._owed_refused
@@ -375,6 +407,8 @@ class Dialogue:
         self._stuck_bytes = 0
         self.is_congested = False
         self._open_bodies = [None] * len(Priority)
+        self._owed_stream_credit.clear()
+        self._owed_given_up.clear()
         for waiters in self._credit_waiters.values():
             _wake(waiters)
         self._credit_waiters.clear()

@@ -28,6 +28,7 @@ class Recorder:
         self.returned: list[object] = []
         self.raised: list[BaseException] = []
         self.dropped: list[str] = []
+        self.ended: list[tuple[str, bool]] = []
 
     def handler_returned(self, delivery: Delivery, result: object) -> None:
         self.returned.append(result)
@@ -37,6 +38,12 @@ class Recorder:
 
     def not_handled(self, delivery: Delivery, text: str) -> None:
         self.dropped.append(text)
+
+    def expired(self, *, begun: bool) -> None:
+        self.ended.append(("expired", begun))
+
+    def given_up(self, *, begun: bool) -> None:
+        self.ended.append(("given up", begun))
 
 
 class Owed(Dialogue):

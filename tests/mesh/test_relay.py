@@ -168,6 +168,40 @@ async def test_a_relay_is_killed_in_mid_stream_and_the_other_goes_on(join: Netwo
     assert runtime(a).gossip._core.next_hop(B, runtime(a)._clock.monotonic()) == other
 
 
+async def test_answers_in_parts_come_through_relays(join: Networks, relays: Relays) -> None:
+    """One of which is killed meanwhile: no part is lost, none doubled; and giving up reaches the other end."""
+    await relays.start("c")
+    await relays.start("d")
+    a, b, _ = await ends(join, 4)
+    total, ended = 400, []
+
+    async def count(_: AgentMessage) -> AsyncIterator[bytes]:
+        try:
+            for number in range(total):
+                yield b"%d" % number + bytes(5_000)
+                await asyncio.sleep(0)
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    await b.register_agent(30, handler=count)
+    await a.wait_for_agent(30)
+    parts: list[bytes] = []
+    async with a.stream(30, b"", idle_timeout=30.0) as stream:
+        async for part in stream:
+            parts.append(part.rstrip(b"\0"))
+            if len(parts) == total // 4:
+                hop = runtime(a).gossip._core.next_hop(B, runtime(a)._clock.monotonic())
+                assert hop in ("c", "d")
+                await relays.kill(hop)
+            if len(parts) == total:
+                break
+        assert not ended
+    assert parts == [b"%d" % number for number in range(total)]
+    await eventually(lambda: ended == [True], timeout_s=10)
+    assert statistic(a, "relay_links_opened") == statistic(b, "relay_links_opened") == 1
+
+
 async def test_when_the_wall_falls_the_direct_link_takes_over(join: Networks, relays: Relays, wall: Wall) -> None:
     """While requests and messages go on: none fails, none is lost, and the order stays."""
     await relays.start("c")

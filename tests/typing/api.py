@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import assert_type
 
 from mesh import (
@@ -17,7 +18,10 @@ from mesh import (
     NodeStatus,
     Priority,
     Receipt,
+    ReplyStream,
     join_network,
+    remaining_s,
+    without_deadline,
 )
 
 
@@ -25,6 +29,13 @@ async def handle(message: AgentMessage) -> bytes | None:
     """A handler, as users write one."""
     assert_type(message.payload, bytes)
     return message.payload
+
+
+async def parts(message: AgentMessage) -> AsyncIterator[bytes]:
+    """A handler that answers in parts."""
+    assert_type(remaining_s(), float | None)
+    with without_deadline():
+        yield message.payload
 
 
 async def managed() -> None:
@@ -76,6 +87,13 @@ async def agents(net: AgentNetworkManager) -> None:
     assert_type(receipt.status, DeliveryStatus)
     assert_type(await net.send(7, b"...", from_agent=42, ack=True, timeout=5.0), Receipt)
     assert_type(await net.request(7, b"...", from_agent=42, timeout=5.0), bytes)
+    async for part in net.stream(7, b"...", from_agent=42, idle_timeout=5.0, timeout=60.0):
+        assert_type(part, bytes)
+    async with net.stream(7, b"...") as stream:
+        assert_type(stream, ReplyStream)
+        assert_type(await anext(stream), bytes)
+        await stream.aclose()
+    await net.register_agent(43, handler=parts)
     await net.broadcast_message(b"...")
     async for received in net.messages(42):
         assert_type(received, AgentMessage)

@@ -124,6 +124,18 @@ def test_request(cli: Cli, run_fake: RunFake) -> None:
     assert cli.json("request", "7", "hi") == {"agent_id": 7, "text": "echo hi"}
 
 
+def test_request_for_an_answer_in_parts(cli: Cli, run_fake: RunFake) -> None:
+    """Each on a line of its own, as text or as an object; an error comes behind those that came before."""
+    run_fake()
+    assert cli("request", "7", "one two", "--stream").stdout == "one\ntwo\n"
+    lines = cli("request", "7", "one two", "--stream", "--json").stdout.splitlines()
+    assert [json.loads(line) for line in lines] == [{"agent_id": 7, "text": "one"}, {"agent_id": 7, "text": "two"}]
+    late = cli("request", "7", "hang", "--stream", "--timeout", "50ms")
+    assert late.exit_code == 5
+    assert late.stdout == "hang\n"
+    assert "no further part in time" in late.stderr
+
+
 def test_request_with_an_answer_that_is_not_text(cli: Cli, run_fake: RunFake) -> None:
     """Bytes do not reach a terminal raw."""
 

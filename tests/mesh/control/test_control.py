@@ -100,6 +100,16 @@ async def test_one_connection_can_ask_several_times(server: ControlServer, path:
     assert await asyncio.to_thread(calls) == ["n1"] * 3
 
 
+async def test_a_client_that_goes_away_gives_up_its_parts(server: ControlServer, target: FakeNode, path: Path) -> None:
+    """The stream is closed in the node, in the middle."""
+    client = await asyncio.to_thread(ControlClient, path)
+    items = client.stream("request_parts", agent=7, text="hang")
+    assert await asyncio.to_thread(next, items) == {"agent_id": 7, "text": "hang"}
+    await eventually(lambda: target.asked == ["hang"])
+    client.close()
+    await eventually(lambda: target.asked == ["hang", "closed"])
+
+
 async def test_listening_is_a_temporary_agent(server: ControlServer, target: FakeNode, path: Path) -> None:
     """It receives commands, queries and broadcasts, answers as told, and is gone with its client."""
     received: list[dict[str, Any]] = []

@@ -201,6 +201,23 @@ def test_a_message_with_a_wrong_field_is_refused(message: Any) -> None:
         m.decode_broadcast(pack([1, 1, message]), 1)
 
 
+@pytest.mark.parametrize("correlations", [(None, None), (5, None), (5, 6), (2**63 - 1, 0)])
+@pytest.mark.parametrize("flags", [0, m.FLAG_STREAM, m.FLAG_END | 1 << 40])
+def test_correlations_and_flags_are_kept(correlations: tuple[int | None, int | None], flags: int) -> None:
+    """Whichever way a batch is checked: with a correlation each, or with nil in between."""
+    messages = [[1, 3, 7, 1, flags, b"x", 0, correlation] for correlation in correlations]
+
+    assert m.decode_batch(m.encode_batch(1, 1, Priority.NORMAL, messages)).messages == messages
+
+
+@pytest.mark.parametrize("correlation", [-1, 2**63, "1", 1.5])
+def test_a_correlation_that_is_no_count_is_refused(correlation: object) -> None:
+    """In a batch that is otherwise plain."""
+    messages = [[1, 3, 7, 1, 0, b"x", 0, 4], [1, 3, 7, 1, 0, b"x", 0, correlation]]
+    with pytest.raises(RemoteProtocolError, match="correlation"):
+        m.decode_batch(pack([1, 1, 1, messages]))
+
+
 def test_unknown_trailing_fields_are_forgotten() -> None:
     """A later version's fields are ignored, and do not wait in memory with a message that nobody weighed them for."""
     batch = m.decode_batch(pack([9, 1_000, 1, [[*GOOD, 3, None, "g", "later" * 1_000, [1]]], "later"]))
