@@ -31,6 +31,8 @@
     │   ├── EpochUnknown                 a membership epoch not known yet, or no longer
     │   ├── DivergentHistory             two histories under one name
     │   ├── ValueRefused                 a document cannot hold that value
+    │   ├── UnknownState                 nobody has written a state of that id
+    │   ├── ConsistencyUnsupported       a consistency level that is not built yet
     │   ├── TransactionTooLarge
     │   └── TransactionConflict          somebody else's change came in between
     ├── UpdateRefused                    bytes that no document may take (a RemoteProtocolError)
@@ -95,6 +97,7 @@ __all__ = [
     "CertificateRejected",
     "ClockDrift",
     "ConfigError",
+    "ConsistencyUnsupported",
     "ControlError",
     "DataDirectoryError",
     "DeliveryError",
@@ -221,6 +224,14 @@ class RequestTimeout(DeliveryUncertain, TimeoutError):
 
 class UnknownLetter(MeshError, LookupError):
     """No dead letter of this node has that id: it was replayed, dropped, or too old to be kept."""
+
+
+class UnknownState(StateError, LookupError):
+    """Nobody has written a state of that id, as far as this node knows."""
+
+
+class ConsistencyUnsupported(StateError):
+    """A consistency level that is not built yet; nothing was done."""
 
 
 class RemoteError(MeshError):

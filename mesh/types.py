@@ -8,16 +8,21 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from transport.types import Priority
+
+if TYPE_CHECKING:
+    from state.guards.values import Value
 
 __all__ = [
     "AgentInfo",
     "AgentMessage",
     "AgentNode",
+    "ConsistencyLevel",
     "DeadLetter",
     "DeliveryStatus",
+    "DistributedState",
     "MessageType",
     "NodeStatus",
     "Priority",
@@ -51,6 +56,21 @@ class NodeStatus(enum.Enum):
     """Failed, or left in order."""
     MAINTENANCE = "maintenance"
     """Alive, and asking for no new work."""
+
+
+class ConsistencyLevel(enum.Enum):
+    """What an operation on replicated state promises.  Only EVENTUAL is supported yet."""
+
+    EVENTUAL = "eventual"
+    """Replicas that can talk come to hold the same; reads and writes never wait for others."""
+    SESSION = "session"
+    """One reads what one wrote, and never something older than one has read."""
+    CAUSAL = "causal"
+    """What one reads never lacks what it was written in view of."""
+    QUORUM = "quorum"
+    """A write is on several replicas before it is acknowledged."""
+    STRONG = "strong"
+    """As if there were one copy."""
 
 
 class DeliveryStatus(enum.Enum):
@@ -161,6 +181,29 @@ class DeadLetter:
     died_at: int
     is_uncertain: bool
     message: AgentMessage
+
+
+@dataclass(slots=True)
+class DistributedState:
+    """A replicated map of an agent, a snapshot.
+
+    Attributes:
+        state_id: Its name.
+        agent_id: The agent that wrote it last; 0: none.
+        data: Values by key; each key merges by itself.
+        version: How many transactions are in it; set by the network.
+        vector_clock: How many of each writer (``node/life``); set by the network.  Hand back what was read.
+        replicas: The other nodes that are known to hold it; set by the network.
+        consistency_level: What is asked of the operation.
+    """
+
+    state_id: str
+    agent_id: int = 0
+    data: Mapping[str, Value] = field(default_factory=dict)
+    version: int = 0
+    vector_clock: Mapping[str, int] = field(default_factory=dict)
+    replicas: tuple[str, ...] = ()
+    consistency_level: ConsistencyLevel = ConsistencyLevel.EVENTUAL
 
 
 class Receipt(NamedTuple):

@@ -53,6 +53,9 @@ GROUP_BYTES_MAX: Final = 4 * 1024 * 1024
 QUEUED_BYTES_MAX: Final = 16 * 1024 * 1024
 _CHANGE_OVERHEAD_BYTES: Final = 128
 
+#: Records of one :meth:`Journal.fetch`.
+FETCH_MAX: Final = 1_024
+
 # Rows of one statement.  Not `executemany`: it gives up the GIL for each row, and a thread that must get it back from
 # a busy event loop waits 5 ms each time.
 _ROWS: Final = (256, 64, 16, 4, 1)
@@ -174,6 +177,29 @@ class Journal:
             StorageError: The file cannot be read.
         """
         return await self._call(partial(self._load, table))
+
+    async def scan(self, table: str, first: int, last: int, *, bytes_max: int) -> list[tuple[int, bytes]]:
+        """The sound records of a table of integer keys from ``first`` to ``last``, by key; others go to quarantine.
+
+        It stops behind the record that reaches ``bytes_max``; to go on, begin behind the last key.  An empty answer
+        means that there is no sound record in the range.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        where = "WHERE key BETWEEN ? AND ? ORDER BY key"
+        return await self._call(partial(self._select, table, where, (first, last), bytes_max))
+
+    async def fetch(self, table: str, keys: Sequence[Key]) -> list[tuple[Any, bytes]]:
+        """The sound records of a table under these keys, at most :data:`FETCH_MAX`, by key; others go to quarantine.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        if len(keys) > FETCH_MAX:
+            raise ValueError(f"{len(keys)} keys are above the limit of {FETCH_MAX}")
+        where = f"WHERE key IN ({', '.join('?' * len(keys))}) ORDER BY key"
+        return await self._call(partial(self._select, table, where, tuple(keys), None))
 
     async def close(self) -> None:
         """Do what was submitted, then close the file.  Idempotent."""
@@ -334,11 +360,20 @@ class Journal:
         connection.execute('CREATE TABLE IF NOT EXISTS "quarantine" (source TEXT, key, body BLOB, checksum INTEGER)')
 
     def _load(self, table: str, connection: sqlite3.Connection) -> list[tuple[Any, bytes]]:
+        return self._select(table, "ORDER BY key", (), None, connection)
+
+    def _select(
+        self, table: str, where: str, values: tuple[Key, ...], bytes_max: int | None, connection: sqlite3.Connection
+    ) -> list[tuple[Any, bytes]]:
         sound: list[tuple[Any, bytes]] = []
         damaged: list[Key] = []
-        for key, body, checksum in connection.execute(f'SELECT key, body, checksum FROM "{table}" ORDER BY key'):  # noqa: S608 - our own names
+        size_bytes = 0
+        for key, body, checksum in connection.execute(f'SELECT key, body, checksum FROM "{table}" {where}', values):  # noqa: S608 - our own names
             if isinstance(body, bytes) and isinstance(key, int | bytes) and checksum == _checksum(table, key, body):
                 sound.append((key, body))
+                size_bytes += len(body)
+                if bytes_max is not None and size_bytes >= bytes_max:
+                    break
             else:
                 damaged.append(key)
         if damaged:

@@ -92,6 +92,7 @@ class Kind(enum.IntEnum):
     KEYS = 36
     GRANTS = 37
     CALLS = 38
+    DOCUMENTS = 40
     RENEWAL = 48
 
 

@@ -133,6 +133,9 @@ class Document:
         self._heard: dict[Writer, int] = {}
         self._names: dict[Name, None] = {}
         self._outgoing: list[Envelope] = []
+        self._closed = False
+        self._committed: Callable[[], None] | None = None
+        self._applied: Callable[[Dot], None] | None = None
         self._staging: Staging | None = None
         self._watchers: dict[Callable[[Change], None], None] = {}
         self._revision = 0
@@ -241,8 +244,10 @@ class Document:
     def _commit(self, staging: Staging) -> None:
         if not staging.steps:
             return
+        if self._closed:
+            raise StateError(f"document {self.name!r} is closed: this node has left", hint="open it on a running node")
         if len(self._outgoing) >= OUTGOING_MAX:
-            raise StateError(f"{OUTGOING_MAX} changes wait to be sent", hint="take them with outgoing()")
+            raise StateError(f"{OUTGOING_MAX} changes wait to be sent", hint="let the disk catch up: await saved()")
         stamp = self.tick()  # may raise, so before anything is done
         updates, touched = self._engine.commit(staging.steps)
         dot = self.next_dot()
@@ -253,6 +258,8 @@ class Document:
             self.name, self.lineage, dot, VersionVector(self._heard), stamp, updates.values, updates.texts
         )
         self._outgoing.append(envelope)
+        if self._committed is not None:
+            self._committed()
         self._history = (self._history + fingerprint(envelope)) & _HISTORY_MAX
         self._heard.clear()
         self._held.settle(dot)
@@ -265,22 +272,45 @@ class Document:
         """What of each writer is in the content."""
         return self._held.known
 
-    def outgoing(self) -> list[Envelope]:
-        """The envelopes that were made here since the last call: persist them, then send them."""
-        taken, self._outgoing = self._outgoing, []
+    def outgoing(self, count_max: int | None = None) -> list[Envelope]:
+        """The envelopes that were made here since the last call, or the first of them: persist them, then send them."""
+        taken = self._outgoing[:count_max]
+        del self._outgoing[:count_max]
         return taken
+
+    def attach(self, *, committed: Callable[[], None], applied: Callable[[Dot], None]) -> None:
+        """Have a store told in which order envelopes come into the content, which is causal.
+
+        Args:
+            committed: One more was made here; it is the next of :meth:`outgoing`.
+            applied: One of somebody else is in, at once or after it was held.
+        """
+        self._committed, self._applied = committed, applied
+
+    def close(self) -> None:
+        """Refuse every further write; reading goes on."""
+        self._closed = True
 
     def missing(self) -> list[Span]:
         """What keeps held envelopes from being applied."""
         return self._held.missing()
+
+    def holds(self, dot: Dot) -> bool:
+        """Whether that envelope waits for others."""
+        return self._held.holds(dot)
 
     @property
     def held_count(self) -> int:
         """How many envelopes wait for others."""
         return len(self._held)
 
-    def apply(self, envelope: Envelope) -> Outcome:
+    def apply(self, envelope: Envelope, *, stored: bool = False) -> Outcome:
         """Take in an envelope of an authenticated origin: ``envelope.dot.writer`` is who it says.
+
+        Args:
+            envelope: What came.
+            stored: It comes from this replica's own store, so its stamp was accepted before, whatever has happened to
+                the machine's clock since.
 
         Raises:
             DivergentHistory: It is of another lineage of this document; nothing was changed.
@@ -307,7 +337,8 @@ class Document:
         if self._clients.setdefault(client, writer) != writer:
             raise UpdateRefused(f"{writer} has the client id of {self._clients[client]}")
         checked = _Checked(envelope, client)
-        self._hybrid.check(envelope.stamp, self._now_ms())
+        if not stored:
+            self._hybrid.check(envelope.stamp, self._now_ms())
         needs = tuple(envelope.needs) if len(envelope.needs) else ()
         parcel = Parcel(envelope.dot, needs, envelope.size_bytes, checked)
         verdict = self._held.offer(parcel)
@@ -350,6 +381,8 @@ class Document:
         self._history = (self._history + fingerprint(envelope)) & _HISTORY_MAX
         self._heard[envelope.dot.writer] = envelope.dot.counter
         self._hybrid.take(envelope.stamp)
+        if self._applied is not None:
+            self._applied(envelope.dot)
         self._changed(touched, envelope.dot.writer, local=False)
 
     def _learn_names(self, shape: Shape | None) -> None:

@@ -114,6 +114,11 @@ class HoldBack(Generic[T]):
         """How far one writer is settled."""
         return self._known.get(writer, 0)
 
+    def holds(self, dot: Dot) -> bool:
+        """Whether that update is held."""
+        queue = self._queues.get(dot.writer)
+        return queue is not None and dot.counter in queue.parcels
+
     def offer(self, parcel: Parcel[T]) -> Verdict:
         """Take in one update."""
         writer, counter = parcel.dot

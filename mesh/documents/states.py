@@ -1,0 +1,89 @@
+"""States of agents: a small map under an id, on top of a document of its own.
+
+``version`` is the number of transactions that are in a state, and ``vector_clock`` how many of each writer: equal
+clocks mean equal content, and one that is covered by another is older.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from mesh.errors import ConsistencyUnsupported, InvalidMessage, UnknownState
+from mesh.types import ConsistencyLevel, DistributedState
+
+if TYPE_CHECKING:
+    from .shared import SharedDocument
+
+#: The documents of states.
+STATE_PREFIX: Final = "state:"
+#: Where a state's data is in its document, and what is said of it.
+_DATA: Final = "data"
+_ABOUT: Final = "about"
+_AGENT: Final = "agent_id"
+
+
+def document_name(state_id: object) -> str:
+    """The name of a state's document."""
+    if not isinstance(state_id, str) or not state_id:
+        raise InvalidMessage(f"state id {state_id!r:.80} is not a text")
+    return STATE_PREFIX + state_id
+
+
+def check_level(level: object) -> None:
+    """Refuse what is not built yet, before anything is done.
+
+    Raises:
+        ConsistencyUnsupported: It is another level than EVENTUAL.
+    """
+    if level is not ConsistencyLevel.EVENTUAL:
+        raise ConsistencyUnsupported(
+            f"consistency level {level!s} is not supported yet", hint="use ConsistencyLevel.EVENTUAL"
+        )
+
+
+async def write_state(document: SharedDocument, state: DistributedState) -> DistributedState:
+    """Bring a state's data into its document, as one transaction, and return what it holds once that is on disk.
+
+    Keys that are not in ``state.data`` are deleted only if ``state.vector_clock`` tells that all that is here had been
+    seen; otherwise somebody else may just have added them.
+    """
+    data, about = document.map(_DATA), document.map(_ABOUT)
+    before = data.to_dict()
+    seen = all(state.vector_clock.get(writer, 0) >= counter for writer, counter in document.version.items())
+    with document.transaction():
+        for key, value in state.data.items():
+            if key not in before or not _is_same(before[key], value):
+                data[key] = value
+        for key in before if seen else ():
+            if key not in state.data:
+                del data[key]
+        if about.get(_AGENT) != state.agent_id:
+            about[_AGENT] = state.agent_id
+    await document.saved()
+    return read_state(document, state.state_id)
+
+
+def read_state(document: SharedDocument, state_id: str) -> DistributedState:
+    """What a state's document holds.
+
+    Raises:
+        UnknownState: Nobody has written it, as far as this replica knows.
+    """
+    clock = document.version
+    if not clock:
+        raise UnknownState(f"nobody has written state {state_id!r}, as far as this node knows")
+    agent = document.map(_ABOUT).get(_AGENT)
+    return DistributedState(
+        state_id=state_id,
+        agent_id=agent if type(agent) is int else 0,
+        data=document.map(_DATA).to_dict(),
+        version=sum(clock.values()),
+        vector_clock=clock,
+        replicas=document.replicas,
+        consistency_level=ConsistencyLevel.EVENTUAL,
+    )
+
+
+def _is_same(a: object, b: object) -> bool:
+    """Whether two values are the same to a document: 1, 1.0 and True are not, wherever they stand."""
+    return a == b and repr(a) == repr(b)

@@ -1,0 +1,1 @@
+"""How the replicas of a document come to be equal: live updates, repair, and who replicates what."""
