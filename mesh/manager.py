@@ -13,10 +13,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
 
+from state.replication.groups import PREFIX as DOCUMENT_GROUP_PREFIX
 from transport.types import Address, Priority
 
 from .agents import AgentHandle, Handler, LocalAgent
 from .config import MeshConfig
+from .documents.states import HoldsState
 from .errors import (
     AgentIdInUse,
     InvalidMessage,
@@ -61,7 +63,7 @@ GROUP_NAME_CHARS_MAX: Final = 200
 _TIMESTAMP_MAX: Final = 2**53 - 1
 
 
-class AgentNetworkManager:
+class AgentNetworkManager(HoldsState):
     """One node of a network, from joining to leaving.
 
     Args:
@@ -723,6 +725,8 @@ def _group(name: object) -> str:
     group = _text("group", name, GROUP_NAME_CHARS_MAX)
     if not group:
         raise InvalidMessage("a group's name must not be empty")
+    if group.startswith(DOCUMENT_GROUP_PREFIX):
+        raise InvalidMessage(f"groups that begin with {DOCUMENT_GROUP_PREFIX!r} are those of documents")
     return group
 
 

@@ -28,6 +28,7 @@ from gossip.events import Deliver, Member, MemberState
 from gossip.events import Superseded as SupersededNotice
 from gossip.incarnation import life_of, make_incarnation
 from gossip.service import BroadcastOutcome, GossipService
+from state.clocks.vectors import Writer
 from state.journal import Journal
 from transport.clock import SystemClock
 from transport.errors import PeerRefused, RemoteProtocolError
@@ -50,6 +51,7 @@ from .agents import LocalAgent
 from .config import MeshConfig
 from .control.server import ControlServer
 from .control.target import ControlTarget
+from .documents.door import Documents
 from .errors import NetworkClosed, Superseded
 from .events import BroadcastsMissed, PartitionDetected, PartitionHealed
 from .messaging.courier import Courier
@@ -72,7 +74,9 @@ log = get_logger("mesh.node")
 PROFILE_DELAY_S: Final = 0.01
 
 # What other modules use and only start() can make.
-_MADE_BY_START: Final = frozenset({"node_id", "courier", "groups", "durable", "gossip", "endpoint", "renewal"})
+_MADE_BY_START: Final = frozenset(
+    {"node_id", "courier", "groups", "documents", "durable", "gossip", "endpoint", "renewal"}
+)
 
 _LIVE: Final = (MemberState.ALIVE, MemberState.SUSPECT)
 
@@ -100,6 +104,9 @@ class Runtime:
         self._ending: BaseException | None = None
         self._profile = NodeProfile()
         self._profile_timer: asyncio.TimerHandle | None = None
+        # What this node subscribes to: groups of messages, and of documents.
+        self._message_groups: tuple[str, ...] = ()
+        self._document_groups: tuple[str, ...] = ()
         self._discoveries: list[Discovery] = []
         self._control: ControlServer | None = None
         self._snapshot: SnapshotDiscovery | None = None
@@ -244,9 +251,20 @@ class Runtime:
             self.courier,
             self,
             subscribers=self.view.subscribers,
-            announce=lambda groups: self._set_profile(replace(self._profile, groups=groups)),
+            announce=lambda groups: self._set_groups(groups, self._document_groups),
             rng=self._rng,
         )
+        self.documents = Documents(
+            self.courier,
+            writer=Writer(self.node_id, life_of(self._incarnation)),
+            path=self._directory.path / "documents.db",
+            carrier=self,
+            subscribers=self.view.subscribers,
+            announce=lambda groups: self._set_groups(self._message_groups, groups),
+            clock=self._clock,
+            rng=self._rng,
+        )
+        stack.push_async_callback(self.documents.close)
         journal = await Journal.open(self._directory.path / "messages.db", TABLES)
         stack.push_async_callback(journal.close)
         self.durable = await DurableCourier.open(
@@ -263,7 +281,7 @@ class Runtime:
             life_of(self._incarnation),
             self,
             self.view,
-            self.courier,
+            self.documents,
             required=self._config.messages.end_to_end,
             clock=self._clock,
             note=self._trail.note,
@@ -356,6 +374,7 @@ class Runtime:
             self.up_to_date_view()
             # What was accepted goes out before the goodbye; agents stop first, so that nothing new is accepted.
             await self.courier.close(drain_s=timeout_s / 2)
+            await self.documents.close()
             await self._sealed_groups.drain(timeout_s / 4)
             if self._snapshot is not None:
                 self._snapshot.leave()
@@ -409,6 +428,7 @@ class Runtime:
     def _tell_groups(self) -> None:
         for group, node_id, subscribed in self.view.group_changes:
             self.gossip.subscriber_changed(group, NodeId(node_id), subscribed=subscribed)
+            self.documents.subscriber_changed(group, NodeId(node_id), subscribed=subscribed)
 
     def broadcast_received(self, delivery: Deliver) -> None:
         """See :class:`gossip.service.GossipListener`."""
@@ -420,6 +440,8 @@ class Runtime:
         try:
             if group == EVERYBODY:
                 self.courier.broadcast_received(origin, life, payload)
+            elif self.documents.takes(group):
+                self.documents.live_received(group, payload, NodeId(origin), life)
             else:
                 self.groups.received(group, payload, origin, life)
         except RemoteProtocolError as error:
@@ -465,7 +487,11 @@ class Runtime:
     def hold_link(self, link: Link) -> bool:
         """See :class:`gossip.service.HoldingListener`."""
         sealed = self._sealing.of(link)
-        if self.renewal.is_using(link) or self._sealed_groups.is_using(sealed):
+        if (
+            self.renewal.is_using(link)
+            or self._sealed_groups.is_using(sealed)
+            or self.documents.is_using(sealed)
+        ):
             return False
         return self.courier.hold_link(sealed)
 
@@ -574,6 +600,10 @@ class Runtime:
         self.check_running()
         self._set_profile(replace(self._profile, maintenance=on))
 
+    def _set_groups(self, messages: tuple[str, ...], documents: tuple[str, ...]) -> None:
+        self._set_profile(replace(self._profile, groups=(*messages, *documents)))
+        self._message_groups, self._document_groups = messages, documents
+
     def _set_profile(self, profile: NodeProfile) -> None:
         encode_profile(profile)  # refuses what is too large before anything changes
         self._profile = profile
@@ -629,6 +659,7 @@ class Runtime:
             "messages": self.courier.statistics(),
             "groups": self.groups.statistics(),
             "durable": self.durable.statistics(),
+            "documents": self.documents.statistics(),
             "end_to_end": self._sealing.statistics(),
             "sender_keys": self._sealed_groups.statistics(),
             "gossip": self.gossip.statistics(),

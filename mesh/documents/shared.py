@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from state.documents.containers import ArrayContainer, Counter, MapContainer, Register, SetContainer, TextContainer
-from state.documents.events import Change, DocumentEvent
+from state.documents.events import Change, ChangesLost, DocumentEvent
 from state.documents.watching import Changes
 from state.guards.values import Value
 
@@ -19,6 +19,7 @@ __all__ = [
     "ArrayContainer",
     "Change",
     "Changes",
+    "ChangesLost",
     "Counter",
     "DocumentEvent",
     "MapContainer",
@@ -26,6 +27,7 @@ __all__ = [
     "SetContainer",
     "SharedDocument",
     "TextContainer",
+    "Value",
 ]
 
 

@@ -1,4 +1,4 @@
-"""States of agents: a small map under an id, on top of a document of its own.
+"""Documents and agents' states in the hands of a network's user; a state is a small map on a document of its own.
 
 ``version`` is the number of transactions that are in a state, and ``vector_clock`` how many of each writer: equal
 clocks mean equal content, and one that is covered by another is older.
@@ -6,12 +6,16 @@ clocks mean equal content, and one that is covered by another is older.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from mesh.errors import ConsistencyUnsupported, InvalidMessage, UnknownState
 from mesh.types import ConsistencyLevel, DistributedState
+from state.replication.groups import NAME_CHARS_MAX
 
 if TYPE_CHECKING:
+    from mesh.runtime import Runtime
+
     from .shared import SharedDocument
 
 #: The documents of states.
@@ -22,11 +26,80 @@ _ABOUT: Final = "about"
 _AGENT: Final = "agent_id"
 
 
+class HoldsState:
+    """What the handle of a network offers of documents and states."""
+
+    _runtime: Runtime
+
+    async def document(self, name: str) -> SharedDocument:
+        """Replicate a document on this node from now on, and return it; whoever names it the same shares it.
+
+        It comes as this node's disk has it; :meth:`SharedDocument.synced` waits for what others have.
+
+        Args:
+            name: 1 to 200 characters.
+
+        Raises:
+            StorageError: This node's disk cannot be read or written.
+            StateError: There are too many documents.
+            RegistrationTooLarge, InvalidMessage, NetworkClosed: As :meth:`register_agent`.
+        """
+        self._runtime.check_running()
+        _check_name(name)
+        return await self._runtime.documents.open(name)
+
+    async def sync_state(self, state: DistributedState) -> DistributedState:
+        """Write a state: its data merge, key by key, with what other nodes write at the same time.
+
+        Keys that ``state.data`` does not have are deleted only if ``state.vector_clock`` (of an earlier read) covers
+        what this node has; otherwise they stay, for somebody else may just have written them.
+
+        Returns:
+            The state as it is on this node's disk; other nodes that hold it have it soon.
+
+        Raises:
+            ConsistencyUnsupported: ``state.consistency_level`` is not EVENTUAL.
+            ValueRefused, TransactionTooLarge: The data cannot be held.
+            StorageError, StateError, NetworkClosed, InvalidMessage: As :meth:`document`.
+        """
+        check_level(state.consistency_level)
+        document = await self.document(document_name(state.state_id))
+        return await write_state(document, state)
+
+    async def get_state(self, state_id: str, *, timeout: float = 5.0) -> DistributedState:
+        """Read a state; the first time on this node, after it was fetched from a node that holds it.
+
+        Args:
+            state_id: Which.
+            timeout: How long to wait for other nodes that hold it, seconds; then it is what this node has.
+
+        Raises:
+            UnknownState: Nobody has written it, as far as this node knows.
+            StorageError, StateError, NetworkClosed, InvalidMessage: As :meth:`document`.
+        """
+        document = await self.document(document_name(state_id))
+        try:
+            return read_state(document, state_id)
+        except UnknownState:
+            with contextlib.suppress(TimeoutError):
+                await document.synced(timeout=timeout)
+        return read_state(document, state_id)
+
+
 def document_name(state_id: object) -> str:
     """The name of a state's document."""
     if not isinstance(state_id, str) or not state_id:
         raise InvalidMessage(f"state id {state_id!r:.80} is not a text")
     return STATE_PREFIX + state_id
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not 0 < len(name) <= NAME_CHARS_MAX:
+        raise InvalidMessage(f"document name {name!r:.80} is not text of 1 to {NAME_CHARS_MAX} characters")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InvalidMessage(f"document name {name!r:.80} cannot be encoded as UTF-8") from None
 
 
 def check_level(level: object) -> None:
