@@ -95,7 +95,7 @@ def encode(body: Body) -> bytes:
             return pack([_SAME, *head])
         case Ask():
             return pack([_ASK, *head, vector_fields(body.version)])
-        case Page():
+        case _:
             return pack([_PAGE, *head, list(body.envelopes), body.more])
 
 

@@ -273,7 +273,7 @@ class RepairCore:
                 self._gap_at = min(self._gap_at, now + self._config.gap_s)
             case Unsent():
                 self._offer(self._peers)
-            case Ticked():
+            case _:
                 self._tick(now)
         effects, self._effects = self._effects, []
         return effects
@@ -291,7 +291,7 @@ class RepairCore:
                 known.settled = known.settled or same
             case Ask():
                 self._asked(peer, known, body, now)
-            case Page():
+            case _:
                 self._page(peer, body)
 
     def _asked(self, peer: NodeId, known: _Peer, body: Ask, now: float) -> None:
