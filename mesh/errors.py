@@ -30,6 +30,7 @@
     │   ├── ClockDrift                   a timestamp too far in the future
     │   ├── EpochUnknown                 a membership epoch not known yet, or no longer
     │   ├── DivergentHistory             two histories under one name
+    │   ├── TooManyWriters               more processes wrote a document than it can know
     │   ├── ValueRefused                 a document cannot hold that value
     │   ├── UnknownState                 nobody has written a state of that id
     │   ├── ConsistencyUnsupported       a consistency level that is not built yet
@@ -57,6 +58,7 @@ from state.errors import (
     StateError,
     StorageError,
     StorageFull,
+    TooManyWriters,
     TransactionConflict,
     TransactionTooLarge,
     UpdateRefused,
@@ -145,6 +147,7 @@ __all__ = [
     "TokenUnknown",
     "TokenUsed",
     "TokenWrongNetwork",
+    "TooManyWriters",
     "TransactionConflict",
     "TransactionTooLarge",
     "TransportError",

@@ -29,6 +29,10 @@ class DivergentHistory(StateError):
     """Two histories under one name that cannot be one: neither was changed."""
 
 
+class TooManyWriters(StateError):
+    """A document was written by as many processes as it can know; nothing was changed."""
+
+
 class ValueRefused(StateError, ValueError):
     """A value that a document cannot hold; nothing was changed.
 

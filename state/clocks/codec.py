@@ -22,8 +22,10 @@ from .vectors import COUNTER_MAX, VersionVector, Writer
 
 #: Writers in one vector: a thousand nodes that each restarted three times within an epoch.
 WRITERS_MAX: Final = 4096
-#: The largest encoding: each entry has at most 64 + 2 + 9 + 9 bytes, and the array's header 3.
-VECTOR_BYTES_MAX: Final = WRITERS_MAX * 84 + 3
+#: The largest encoding of one entry: 64 + 2 + 9 + 9 bytes.
+WRITER_BYTES_MAX: Final = 84
+#: The largest encoding; the array's header has 3 bytes.
+VECTOR_BYTES_MAX: Final = WRITERS_MAX * WRITER_BYTES_MAX + 3
 
 
 def vector_fields(vector: VersionVector) -> list[list[str | int]]:

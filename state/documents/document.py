@@ -23,15 +23,23 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Final
 
+from state.clocks.codec import WRITER_BYTES_MAX, WRITERS_MAX
 from state.clocks.hybrid import DRIFT_MS_MAX, HybridClock, Timestamp
 from state.clocks.vectors import Dot, Span, VersionVector, Writer
-from state.errors import DivergentHistory, StateError, TransactionConflict, UpdateRefused
+from state.errors import (
+    DivergentHistory,
+    StateError,
+    TooManyWriters,
+    TransactionConflict,
+    TransactionTooLarge,
+    UpdateRefused,
+)
 from state.guards.holdback import HoldBack, HoldBackLimits, Parcel, Verdict
 from state.guards.updates import TEXT_LIMITS, VALUE_LIMITS, Limits, Shape, check_fits, read_update
 from state.guards.values import Value, decode_value
 from transport.clock import Clock, SystemClock
 from transport.logs import get_logger
-from transport.wire import pack
+from transport.wire import BODY_BYTES_MAX, pack
 
 from .containers import ArrayContainer, Counter, MapContainer, Register, SetContainer, TextContainer
 from .engine import Engine, Touched, Updates
@@ -48,6 +56,9 @@ log = get_logger("mesh.state")
 OUTGOING_MAX: Final = 65_536
 #: The largest update in a snapshot.
 SNAPSHOT_BYTES_MAX: Final = 64 << 20
+
+#: The largest envelope that is made: with what else a body or broadcast has, it still can be sent.
+ENVELOPE_BYTES_MAX: Final = BODY_BYTES_MAX - (16 << 10)
 
 _HISTORY_MAX: Final = (1 << 128) - 1
 
@@ -248,6 +259,12 @@ class Document:
             raise StateError(f"document {self.name!r} is closed: this node has left", hint="open it on a running node")
         if len(self._outgoing) >= OUTGOING_MAX:
             raise StateError(f"{OUTGOING_MAX} changes wait to be sent", hint="let the disk catch up: await saved()")
+        self._check_writers(self.writer)
+        if staging.size_bytes + WRITER_BYTES_MAX * len(self._heard) > ENVELOPE_BYTES_MAX:
+            raise TransactionTooLarge(
+                f"{staging.size_bytes} bytes and what was heard of {len(self._heard)} writers do not fit one envelope",
+                hint="do it in several transactions",
+            )
         stamp = self.tick()  # may raise, so before anything is done
         updates, touched = self._engine.commit(staging.steps)
         dot = self.next_dot()
@@ -314,6 +331,7 @@ class Document:
 
         Raises:
             DivergentHistory: It is of another lineage of this document; nothing was changed.
+            TooManyWriters: It is of one more writer than a document can have; nothing was changed.
             ClockDrift: Its stamp is too far in the future; nothing was changed, and it may be sent again later.
             UpdateRefused: No honest writer would have made it, or, if it had waited, one that it released; the bad
                 one and what waits behind it is dropped, and what came before is applied.
@@ -336,6 +354,7 @@ class Document:
         client = self._client_of(writer)
         if self._clients.setdefault(client, writer) != writer:
             raise UpdateRefused(f"{writer} has the client id of {self._clients[client]}")
+        self._check_writers(writer)
         checked = _Checked(envelope, client)
         if not stored:
             self._hybrid.check(envelope.stamp, self._now_ms())
@@ -488,6 +507,13 @@ class Document:
                         log.exception("document watcher failed", document=self.name, container=str(name))
 
     # --- odds and ends ---
+
+    def _check_writers(self, writer: Writer) -> None:
+        if not self._held.counter(writer) and self._held.writers >= WRITERS_MAX:
+            raise TooManyWriters(
+                f"document {self.name!r} was written by {WRITERS_MAX} processes and can take no other",
+                hint="copy its content into a document of another name",
+            )
 
     def _client_of(self, writer: Writer) -> int:
         client = self._client_ids.get(writer)

@@ -82,6 +82,11 @@ class Staging:
         """How many Yjs clocks the steps take, among values and among texts."""
         return self._value_clocks, self._text_clocks
 
+    @property
+    def size_bytes(self) -> int:
+        """What the steps take in an envelope, estimated from above."""
+        return self._bytes
+
     # --- maps ---
 
     def entry(self, name: Name, key: str) -> Leaf:

@@ -110,6 +110,11 @@ class HoldBack(Generic[T]):
         """What has been settled."""
         return VersionVector(self._known)
 
+    @property
+    def writers(self) -> int:
+        """Of how many writers something is settled."""
+        return len(self._known)
+
     def counter(self, writer: Writer) -> int:
         """How far one writer is settled."""
         return self._known.get(writer, 0)

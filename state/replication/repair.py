@@ -191,6 +191,8 @@ class _Pull:
     began: VersionVector
     arrived: bool = False
     more: bool = False
+    again: bool = False
+    """Whether the peer offered another history meanwhile."""
 
 
 class RepairCore:
@@ -314,7 +316,10 @@ class RepairCore:
     # --- pulling ------------------------------------------------------------------------------------------------
 
     def _pull(self, peer: NodeId, known: _Peer, now: float) -> None:
-        if peer in self._pulls or self._is_penalised(peer, now):
+        if self._is_penalised(peer, now):
+            return
+        if (pull := self._pulls.get(peer)) is not None:
+            pull.again = True
             return
         if len(self._pulls) >= self._config.pulls_max:
             known.stale = True
@@ -358,7 +363,10 @@ class RepairCore:
         if version != pull.began:
             others = [peer for peer in self._peers if peer != event.peer and peer not in self._pulls]
             self._offer(self._rng.sample(others, min(self._config.spread, len(others))))
-        self._next_pull(now)
+        if pull.again and not pull.more and not event.refused:
+            self._pull(event.peer, known, now)
+        else:
+            self._next_pull(now)
 
     def _next_pull(self, now: float) -> None:
         """There is room for one more pull: ask one that was found to differ whether it still does."""

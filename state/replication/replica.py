@@ -18,12 +18,13 @@ import random
 from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple, Protocol
 
 from state.clocks.vectors import Dot, Span, Writer
 from state.documents.document import Document, Outcome
 from state.documents.envelope import Envelope, decode_envelope, encode_envelope
-from state.errors import ClockDrift, DivergentHistory, StateError, StorageError, UpdateRefused
+from state.errors import ClockDrift, DivergentHistory, StateError, StorageError, TooManyWriters, UpdateRefused
 from state.store import DocumentLog
 from transport.clock import Clock
 from transport.errors import LocalProtocolError, RemoteProtocolError
@@ -409,6 +410,9 @@ class Replica:
             self._page_is_refused(item)
             self.counters["divergent"] += 1
             self._report("document with two histories", writer=str(dot.writer), reason=error.message)
+        except TooManyWriters as error:
+            self.counters["refused"] += 1
+            self._report("document is full", reason=error.message)
         except UpdateRefused as error:
             self._page_is_refused(item)
             self.counters["refused"] += 1
@@ -489,6 +493,10 @@ class Replica:
 
     async def _send_page(self, peer: NodeId, spans: Sequence[Span]) -> None:
         try:
+            if self._saved < self._made:
+                # The peer may ask for what is on its way to disk; what the disk refuses it does not get.
+                with suppress(StorageError):
+                    await self.saved()
             # In the order of the log, not writer by writer, so that the receiver can apply all of it.
             runs = [self._places.get(span.writer, array("Q"))[span.first - 1 : span.last] for span in spans]
             numbers = list(itertools.islice(heapq.merge(*runs), PAGE_ENVELOPES))

@@ -107,7 +107,6 @@ def test_who_lacks_something_pulls_page_by_page() -> None:
     here.core.handle(PeerUp(C), 0.0)
     assert here.hear(B, there.offer()) == [Say(B, here.ask())]
     assert here.core.is_pulling_from(B)
-    assert here.hear(B, there.offer()) == []  # one pull from one peer
 
     assert there.hear(A, here.ask()) == [Serve(A, (Span(w("a"), 1, 5),))]
     assert there.core.is_settled
@@ -130,6 +129,18 @@ def test_who_is_asked_asks_back_for_what_it_lacks() -> None:
     assert effects == [Serve(A, (Span(w("b"), 1, 3),)), Say(A, there.ask())]
     behind = Replica()
     assert behind.hear(A, here.ask()) == [Say(A, behind.page()), Say(A, behind.ask())]
+
+
+def test_an_offer_during_a_pull_is_looked_at_after_it() -> None:
+    """One pull from one peer at a time; what it did meanwhile is asked for when the last page is in."""
+    here, there = Replica(), Replica(a=2)
+    here.hear(B, there.offer())
+    assert here.hear(B, there.offer()) == []
+    here.hear(B, there.page(b"1"))
+    here.counters[w("a")] = 1
+    assert here.core.handle(Taken(B, refused=False), 0.0) == [Say(B, here.ask())]
+    here.hear(B, there.page())
+    assert here.core.handle(Taken(B, refused=False), 0.0) == []
 
 
 def test_a_page_that_moves_nothing_ends_the_pull() -> None:
