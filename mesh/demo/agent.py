@@ -113,6 +113,24 @@ class DemoAgent:
             times_us.append(round((_CLOCK.monotonic() - began) * 1e6, 1))
         return {"times_us": times_us}
 
+    async def share(self, keys: list[str]) -> Document:
+        """Write to the document that all share: keys of one's own, one that all write, a counter and a text."""
+        shared = await self._net.document("demo")
+        for key in keys:
+            with shared.transaction():
+                shared[key] = self._agent_id
+                shared["last"] = key
+                shared.counter("writes").increment()
+                shared.text("log").append(f"{key}\n")
+            await asyncio.sleep(0)
+        await shared.saved()
+        return {"replicas": len(shared.replicas) + 1}
+
+    async def shared(self) -> Document:
+        """What this node reads in the document that all share."""
+        shared = await self._net.document("demo")
+        return {"digest": shared.digest(), "writes": shared.counter("writes").value, "keys": len(shared)}
+
     async def report(self) -> Document:
         """What the agent received, and how nodes found each other."""
         return {**self._ledger.report(), "discovery": self._net.stats().get("discovery", {})}
@@ -148,6 +166,8 @@ async def main() -> None:
                     "broadcast": agent.broadcast,
                     "round_trips": agent.round_trips,
                     "report": agent.report,
+                    "share": agent.share,
+                    "shared": agent.shared,
                     "wait_gone": agent.wait_gone,
                     "leave": agent.leave,
                 }

@@ -21,6 +21,8 @@ Progress = Callable[[DemoStep], None]
 
 _CLOCK: Final = SystemClock()
 _DETECT_S_MAX: Final = 15.0
+#: How long the document's replicas may take to become equal.
+_EQUAL_S_MAX: Final = 10.0
 
 
 def run_demo(options: DemoOptions, progress: Progress) -> DemoReport:
@@ -82,9 +84,11 @@ class Demo:
                     await self._try_strangers()
                     await self._exchange()
                     await self._broadcast()
+                    await self._share("before")
                     await self._time_requests()
                     await self._collect()
                     await self._kill_one()
+                    await self._share("after")
                     await self._leave()
         except MeshError as error:
             report.problems.append(str(error))
@@ -180,6 +184,31 @@ class Demo:
         answers = await self._all("report")
         return min(
             sum(number in answer["broadcasts"] for answer in answers) for number in range(self._report.broadcasts)
+        )
+
+    async def _share(self, when: str) -> None:
+        """Every node writes to one document at once; in the end all must read the same, and every write."""
+        report = self._report
+        began = _CLOCK.monotonic()
+        await asyncio.gather(
+            *(
+                worker.call("share", keys=[f"{name}-{when}-{number}" for number in range(self._options.writes)])
+                for name, worker in self._nodes.items()
+            )
+        )
+        report.writes += self._options.writes * len(self._nodes)
+        while True:
+            answers = await self._all("shared")
+            complete = all(answer["writes"] == report.writes == answer["keys"] - 1 for answer in answers)
+            report.state_equal = complete and len({answer["digest"] for answer in answers}) == 1
+            if report.state_equal or _CLOCK.monotonic() > began + _EQUAL_S_MAX:
+                break
+            await asyncio.sleep(0.02)
+        report.equal_s = round(_CLOCK.monotonic() - began, 3)
+        self._step(
+            f"{len(self._nodes)} nodes wrote {self._options.writes} times each to one document: "
+            + (f"equal everywhere, {report.equal_s:.2f} s later" if report.state_equal else "NOT equal"),
+            ok=report.state_equal,
         )
 
     async def _time_requests(self) -> None:

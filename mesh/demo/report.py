@@ -14,6 +14,7 @@ class DemoOptions:
         nodes: How many processes, at least 2.
         messages: How many messages each node sends to each other one.
         round_trips: How many requests are timed.
+        writes: How often each node writes to the document that all share, before and after one of them is killed.
         mdns: Announce the nodes by multicast DNS on loopback as well.
         keep: Leave the data directory behind for a look.
         deadline_s: When to give up altogether.
@@ -22,6 +23,7 @@ class DemoOptions:
     nodes: int = 4
     messages: int = 25
     round_trips: int = 200
+    writes: int = 25
     mdns: bool = True
     keep: bool = False
     deadline_s: float = 90.0
@@ -60,6 +62,9 @@ class DemoReport:
         out_of_order: Messages that came after a later one of the same sender.
         broadcasts: How many broadcasts were made, one by each node.
         broadcast_reached: Nodes that a broadcast reached, its sender included; the worst of all.
+        writes: Transactions on the document that all nodes shared, all nodes together.
+        state_equal: Whether in the end all survivors read the same in it, the killed node's writes included.
+        equal_s: How long after the last round of writes began.
         rtt_p50_us: Median round trip of a request between two nodes, microseconds.
         killed_node: The node that was ended with SIGKILL.
         detected_first_s: Until the first survivor took it for failed, since the kill.
@@ -85,6 +90,9 @@ class DemoReport:
     out_of_order: int = 0
     broadcasts: int = 0
     broadcast_reached: int = 0
+    writes: int = 0
+    state_equal: bool = False
+    equal_s: float | None = None
     rtt_p50_us: float | None = None
     killed_node: str = ""
     detected_first_s: float | None = None
@@ -109,6 +117,7 @@ class DemoReport:
             f"{self.duplicates} messages came twice": self.duplicates != 0,
             f"{self.out_of_order} messages came out of order": self.out_of_order != 0,
             f"a broadcast reached {self.broadcast_reached} of {self.nodes} nodes": self.broadcast_reached != self.nodes,
+            "the document that all shared is not equal everywhere": not self.state_equal,
             f"not every survivor noticed that {self.killed_node or 'a node'} was killed": self.detected_s is None,
             f"{self.false_alarms} living nodes were taken for failed": self.false_alarms != 0,
             "something was left behind": not self.cleaned_up,
@@ -135,6 +144,11 @@ class DemoReport:
             ),
             ("broadcast", f"{self.broadcasts} made, each reached {self.broadcast_reached} of {self.nodes} nodes"),
             ("request", f"{self.rtt_p50_us:.0f} µs there and back (median)" if self.rtt_p50_us else "not measured"),
+            (
+                "document",
+                f"{self.writes} writes by all at once; "
+                + (f"equal everywhere {_seconds(self.equal_s)} later" if self.state_equal else "NOT equal everywhere"),
+            ),
             (
                 "killed",
                 (

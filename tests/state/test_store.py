@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from support import eventually
 
 from state.clocks.vectors import Writer
 from state.documents.document import Document
@@ -15,7 +16,6 @@ from state.documents.envelope import encode_envelope, first_lineage
 from state.errors import StateError, StorageError
 from state.journal import FETCH_MAX
 from state.store import REPLAY_BYTES, SLOTS_MAX, DocumentLog, DocumentStore
-from support import eventually
 from transport.types import NodeId
 from transport.wire import pack
 

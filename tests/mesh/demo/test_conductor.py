@@ -27,6 +27,7 @@ def test_the_demo_shows_a_whole_mesh(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert report.problems == []
     assert (report.sent, report.delivered, report.lost, report.duplicates) == (30, 30, 0, 0)
     assert report.broadcast_reached == 3
+    assert report.state_equal
     assert report.detected_s is not None
     assert report.detected_s < 5
     assert report.cleaned_up

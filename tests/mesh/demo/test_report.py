@@ -19,6 +19,9 @@ _GOOD = DemoReport(
     delivered=150,
     broadcasts=3,
     broadcast_reached=3,
+    writes=30,
+    state_equal=True,
+    equal_s=0.1,
     rtt_p50_us=200.0,
     killed_node="node-3",
     detected_first_s=1.0,
@@ -47,6 +50,7 @@ def test_a_good_run_is_ok() -> None:
         ({"duplicates": 2}, "2 messages came twice"),
         ({"out_of_order": 1}, "1 messages came out of order"),
         ({"broadcast_reached": 2}, "a broadcast reached 2 of 3 nodes"),
+        ({"state_equal": False}, "the document that all shared is not equal everywhere"),
         ({"detected_s": None}, "not every survivor noticed that node-3 was killed"),
         ({"false_alarms": 1}, "1 living nodes were taken for failed"),
         ({"cleaned_up": False}, "something was left behind"),
@@ -65,6 +69,7 @@ def test_the_document_holds_what_is_promised() -> None:
     document = json.loads(json.dumps(_judged().document()))
 
     promised = {"nodes", "converged_s", "sent", "delivered", "lost", "duplicates", "broadcast_reached", "killed_node"}
+    promised |= {"state_equal"}
     promised |= {"detected_s", "rtt_p50_us", "tls", "cleaned_up", "ok"}
     assert promised <= document.keys()
 

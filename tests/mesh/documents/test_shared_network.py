@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from networks import Networks, cut, networks
+from networks import Networks, networks
 from support import eventually
 
 from mesh import AgentNetworkManager, SharedDocument
