@@ -230,6 +230,8 @@ _MESSAGES = [[1, 1, 42, 7, 8, b"payload", 0], [2, 2, 42, 7, 8, b"", 5, 9, {"k": 
 
 TARGETS: dict[str, Target] = {
     "document-envelope": Target(fuzz_documents.apply_envelope, fuzz_documents.ENVELOPE_SEEDS),
+    "document-live": Target(fuzz_documents.live_update, fuzz_documents.LIVE_SEEDS),
+    "document-repair": Target(fuzz_documents.repair, fuzz_documents.REPAIR_SEEDS),
     "document-texts": Target(fuzz_documents.read_texts, fuzz_documents.TEXT_SEEDS),
     "document-values": Target(fuzz_documents.read_values, fuzz_documents.VALUE_SEEDS),
     "document-vectors": Target(fuzz_documents.read_vectors, fuzz_documents.VECTOR_SEEDS),

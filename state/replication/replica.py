@@ -58,12 +58,12 @@ SLICE_S: Final = 0.005
 INBOX_BYTES_MAX: Final = 8 << 20
 #: One page of envelopes, unless a single one is larger: some milliseconds of applying.
 PAGE_BYTES: Final = 128 << 10
-PAGE_ENVELOPES: Final = 512
+PAGE_ENVELOPES: Final = 256
 #: One live update, likewise.
 LIVE_BYTES: Final = 48 << 10
 LIVE_ENVELOPES: Final = 256
 #: What one submission to the disk holds.
-BATCH_ENVELOPES: Final = 1_024
+BATCH_ENVELOPES: Final = 512
 #: After the disk refused: how soon it is tried again.
 DISK_RETRY_S: Final = 1.0
 #: Changes of others that wait for the disk before no more are applied.

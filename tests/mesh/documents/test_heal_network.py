@@ -55,7 +55,7 @@ def parted(one: list[AgentNetworkManager], other: list[AgentNetworkManager]) -> 
                     link.finish(CloseReason.CONNECTION_LOST, "parted by the test")
                 return link
 
-            endpoint.dial = refuse  # type: ignore[method-assign]
+            endpoint.dial = refuse  # type: ignore[method-assign, assignment]
             undo.append((endpoint, dial))
             for peer, link in list(runtime(net).gossip.links.items()):
                 if peer in strangers:

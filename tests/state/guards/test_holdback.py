@@ -19,6 +19,19 @@ def _parcel(writer: Writer, counter: int, *needs: tuple[Writer, int], size_bytes
     return Parcel(Dot(writer, counter), needs, size_bytes, f"{writer.node}{counter}")
 
 
+def test_what_is_held_and_who_is_known_can_be_asked() -> None:
+    """By dot, and how many writers there are."""
+    held: HoldBack[str] = HoldBack()
+    _deliver(held, _parcel(A, 2))
+    assert held.holds(Dot(A, 2))
+    assert not held.holds(Dot(A, 1))
+    assert not held.holds(Dot(B, 2))
+    assert held.writers == 0
+    _deliver(held, _parcel(A, 1))
+    assert not held.holds(Dot(A, 2))
+    assert held.writers == 1
+
+
 def _deliver(held: HoldBack[str], parcel: Parcel[str]) -> list[str]:
     """Offer one update and apply all that this makes ready."""
     if held.offer(parcel) is not Verdict.READY:
