@@ -47,7 +47,7 @@ async def test_concurrent_writes_converge(join: Networks) -> None:
         await asyncio.sleep(0)
     await eventually(lambda: equal(docs) and docs[0].counter("hits").value == 60)
     assert len(docs[2].array("log")) == len(docs[1].text("notes")) == 60
-    assert set(docs[0].set("tags")) == {0, 1, 2}  # type: ignore[arg-type]
+    assert set(docs[0].set("tags")) == {0, 1, 2}
     assert len(docs[0]) == 61
 
 
