@@ -33,6 +33,7 @@
     │   ├── TooManyWriters               more processes wrote a document than it can know
     │   ├── ValueRefused                 a document cannot hold that value
     │   ├── UnknownState                 nobody has written a state of that id
+    │   ├── UnknownKey                   a document has no such key
     │   ├── ConsistencyUnsupported       a consistency level that is not built yet
     │   ├── TransactionTooLarge
     │   └── TransactionConflict          somebody else's change came in between
@@ -152,8 +153,10 @@ __all__ = [
     "TransactionTooLarge",
     "TransportError",
     "UnknownAgent",
+    "UnknownKey",
     "UnknownLetter",
     "UnknownNode",
+    "UnknownState",
     "UpdateRefused",
     "ValueRefused",
 ]
@@ -231,6 +234,10 @@ class UnknownLetter(MeshError, LookupError):
 
 class UnknownState(StateError, LookupError):
     """Nobody has written a state of that id, as far as this node knows."""
+
+
+class UnknownKey(StateError, LookupError):
+    """A document has no such key."""
 
 
 class ConsistencyUnsupported(StateError):

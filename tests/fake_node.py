@@ -40,6 +40,26 @@ class FakeSubscription:
         self._subscribed.pop(self._group, None)
 
 
+class FakeDocument(dict[str, Any]):
+    """A document of a :class:`FakeNode`; one that is named ``alone`` cannot reach its replicas."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.replicas = ["n2"]
+        self.saves = 0
+
+    def to_dict(self) -> Mapping[str, Any]:
+        return dict(self)
+
+    async def saved(self) -> None:
+        self.saves += 1
+
+    async def synced(self, *, timeout: float = 10.0) -> None:
+        if self.name == "alone":
+            raise TimeoutError
+
+
 class FakeNode:
     """Does what commands ask for, to itself."""
 
@@ -47,6 +67,7 @@ class FakeNode:
         self.handlers: dict[int, Handler] = {}
         self.subscribed: dict[str, dict[str | None, Handler]] = {}
         self.letters: dict[int, AgentMessage] = {}
+        self.shared: dict[str, FakeDocument] = {}
         self.infos: list[AgentInfo] = []
         self.happened: asyncio.Queue[MeshEvent] = asyncio.Queue()
         self.left = 0
@@ -167,6 +188,12 @@ class FakeNode:
         self.subscribed.setdefault(group, {})[queue] = handler
         self.registered.set()
         return FakeSubscription(self.subscribed, group)
+
+    def documents(self) -> Sequence[str]:
+        return sorted(self.shared)
+
+    async def document(self, name: str) -> FakeDocument:
+        return self.shared.setdefault(name, FakeDocument(name))
 
     async def invite(self, *, ttl_s: float = 600.0, uses: int = 1) -> str:
         return f"pm1.{ttl_s:g}.{uses}"

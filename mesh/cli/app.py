@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 from typer.core import TyperGroup
 
-from . import letters, messages, network, work
+from . import documents, letters, messages, network, work
 from .up import up
 
 if TYPE_CHECKING:
@@ -85,4 +85,5 @@ for _command in (
 ):
     app.command(rich_help_panel=_RUNNING)(_command)
 app.add_typer(letters.dead_letters, name="dead-letters", rich_help_panel=_RUNNING)
+app.add_typer(documents.doc, name="doc", rich_help_panel=_RUNNING)
 app.command("discover", rich_help_panel=_RUNNING, help="The same as `mesh agents`.")(network.agents)

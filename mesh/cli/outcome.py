@@ -40,8 +40,10 @@ from mesh.errors import (
     TokenError,
     TokenMalformed,
     UnknownAgent,
+    UnknownKey,
     UnknownLetter,
     UnknownNode,
+    UnknownState,
 )
 
 
@@ -73,6 +75,8 @@ _CODES: Final[tuple[tuple[type[BaseException], ExitCode], ...]] = (
     (UnknownNode, ExitCode.NOT_FOUND),
     (UnknownAgent, ExitCode.NOT_FOUND),
     (UnknownLetter, ExitCode.NOT_FOUND),
+    (UnknownState, ExitCode.NOT_FOUND),
+    (UnknownKey, ExitCode.NOT_FOUND),
 )
 
 

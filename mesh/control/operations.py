@@ -12,10 +12,11 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from mesh.errors import InvalidMessage
+from mesh.errors import InvalidMessage, UnknownKey
 from mesh.types import AgentInfo, AgentMessage, MessageType
+from state.guards.values import Value
 
-from .target import ControlTarget
+from .target import ControlDocument, ControlTarget
 from .values import (
     Json,
     agent_document,
@@ -26,6 +27,7 @@ from .values import (
     payload_bytes,
     payload_document,
     receipt_document,
+    value_document,
 )
 
 #: Messages received by one `mesh listen` that its client has not read yet.  Beyond it the handler waits, and so
@@ -92,6 +94,11 @@ class Arguments:
         value = self._values.get(key)
         if value is not None and not isinstance(value, str):
             raise InvalidMessage(f"{key} must be text, not {value!r}")
+        return value
+
+    def value(self, key: str) -> Value:
+        """Any value of JSON."""
+        value: Value = self._values.get(key)
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
@@ -217,6 +224,53 @@ async def _publish(target: ControlTarget, arguments: Arguments) -> Json:
     return receipt_document(receipt)
 
 
+async def _documents(target: ControlTarget, arguments: Arguments) -> list[Json]:
+    del arguments
+    return [_document_shown(name, await target.document(name)) for name in target.documents()]
+
+
+async def _document_get(target: ControlTarget, arguments: Arguments) -> Json:
+    name, key, document = await _document(target, arguments)
+    content = document.to_dict()
+    if key is None:
+        values = {key: value_document(value) for key, value in content.items()}
+        return {**_document_shown(name, document), "values": values}
+    if key not in content:
+        raise UnknownKey(f"document {name!r} has no key {key!r}")
+    return {"document": name, "key": key, "value": value_document(content[key])}
+
+
+async def _document_set(target: ControlTarget, arguments: Arguments) -> Json:
+    name, key, document = await _document(target, arguments)
+    value = arguments.value("value")
+    document[key or ""] = value
+    await document.saved()
+    return {"document": name, "key": key or "", "value": value_document(value)}
+
+
+async def _document_delete(target: ControlTarget, arguments: Arguments) -> Json:
+    name, key, document = await _document(target, arguments)
+    try:
+        del document[key or ""]
+    except KeyError:
+        raise UnknownKey(f"document {name!r} has no key {key!r}") from None
+    await document.saved()
+    return {"document": name, "key": key or ""}
+
+
+async def _document(target: ControlTarget, arguments: Arguments) -> tuple[str, str | None, ControlDocument]:
+    """The document that is meant, with what other nodes have, if they can be reached in time."""
+    name = arguments.text("document") or ""
+    document = await target.document(name)
+    with contextlib.suppress(TimeoutError):
+        await document.synced(timeout=arguments.timeout_s)
+    return name, arguments.text("key"), document
+
+
+def _document_shown(name: str, document: ControlDocument) -> Json:
+    return {"document": name, "entries": len(document.to_dict()), "replicas": list(document.replicas)}
+
+
 async def _invite(target: ControlTarget, arguments: Arguments) -> Json:
     ttl_s = arguments.seconds("ttl_s", 600.0, 1.0, 30 * 86_400.0)
     uses = arguments.integer("uses", 1, 1, 10_000)
@@ -282,6 +336,10 @@ CALLS: Final[Mapping[str, Call]] = {
     "broadcast": _broadcast,
     "publish": _publish,
     "invite": _invite,
+    "documents": _documents,
+    "document_get": _document_get,
+    "document_set": _document_set,
+    "document_delete": _document_delete,
     "replay": _replay,
     "drop": _drop,
 }

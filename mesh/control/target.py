@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from mesh.events import MeshEvent
 from mesh.types import AgentInfo, AgentMessage, AgentNode, DeadLetter, Receipt
+from state.guards.values import Value
 
 
 class Registration(Protocol):
@@ -37,6 +38,31 @@ class Ending(Protocol):
 
     async def unsubscribe(self) -> None:
         """Hear no more."""
+        ...
+
+
+class ControlDocument(Protocol):
+    """The part of :class:`mesh.SharedDocument` that commands use; see there for what each does."""
+
+    @property
+    def replicas(self) -> Sequence[str]:
+        """The other nodes that replicate it."""
+        ...
+
+    def __setitem__(self, key: str, value: Value, /) -> None: ...
+
+    def __delitem__(self, key: str, /) -> None: ...
+
+    def to_dict(self) -> Mapping[str, Value]:
+        """A copy of its own map."""
+        ...
+
+    async def saved(self) -> None:
+        """Return when everything written is on disk."""
+        ...
+
+    async def synced(self, *, timeout: float = 10.0) -> None:
+        """Return when it has what others have."""
         ...
 
 
@@ -129,6 +155,14 @@ class ControlTarget(Protocol):
         queue: str | None = None,
     ) -> Ending:
         """Hear what is published to a group."""
+        ...
+
+    def documents(self) -> Sequence[str]:
+        """The documents that are open here."""
+        ...
+
+    async def document(self, name: str) -> ControlDocument:
+        """Open one."""
         ...
 
     async def invite(self, *, ttl_s: float = 600.0, uses: int = 1) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
+from collections.abc import Mapping
 from typing import Any, assert_never
 
 from mesh.errors import InvalidMessage
@@ -23,6 +25,7 @@ from mesh.events import (
     PartitionHealed,
 )
 from mesh.types import AgentInfo, AgentMessage, AgentNode, DeadLetter, Receipt
+from state.guards.values import Value
 
 Json = dict[str, Any]
 
@@ -53,6 +56,19 @@ def agent_document(agent: AgentInfo) -> Json:
         "version": agent.version,
         "metadata": dict(agent.metadata),
     }
+
+
+def value_document(value: Value) -> Any:
+    """A document's value: what JSON does not have is an object of one key, ``base64`` or ``float``."""
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if isinstance(value, Mapping):
+        return {key: value_document(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [value_document(item) for item in value]
+    return value
 
 
 def receipt_document(receipt: Receipt) -> Json:

@@ -103,6 +103,10 @@ class Documents:
                     self._service.link_opened(link)
             return self._service
 
+    def names(self) -> list[str]:
+        """The documents that are open, sorted."""
+        return [] if self._service is None else sorted(self._service.replicas)
+
     # --- what the node tells ------------------------------------------------------------------------------------
 
     def link_opened(self, link: Link) -> None:

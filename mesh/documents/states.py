@@ -48,6 +48,10 @@ class HoldsState:
         _check_name(name)
         return await self._runtime.documents.open(name)
 
+    def documents(self) -> list[str]:
+        """The names of the documents that this node replicates, sorted."""
+        return self._runtime.documents.names()
+
     async def sync_state(self, state: DistributedState) -> DistributedState:
         """Write a state: its data merge, key by key, with what other nodes write at the same time.
 

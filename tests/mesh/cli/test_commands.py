@@ -288,6 +288,8 @@ def test_errors_have_the_codes_they_should() -> None:
         "TokenUsed": 4,
         "TokenWrongNetwork": 4,
         "UnknownAgent": 3,
+        "UnknownKey": 3,
         "UnknownLetter": 3,
         "UnknownNode": 3,
+        "UnknownState": 3,
     }

@@ -44,6 +44,7 @@ def test_the_command_list_is_the_one_promised() -> None:
         [
             *("up", "invite", "members", "status", "agents", "discover", "send", "request", "broadcast", "listen"),
             *("publish", "leave", "demo", "bench throughput", "bench latency", "doctor", "version"),
+            *("doc list", "doc get", "doc set", "doc delete"),
             *("dead-letters list", "dead-letters replay", "dead-letters drop"),
         ]
     )

@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from mesh.control.values import dead_letter_document, event_document
+from mesh.control.values import dead_letter_document, event_document, value_document
 from mesh.events import (
     AgentJoined,
     AgentLeft,
@@ -23,6 +23,7 @@ from mesh.events import (
     PartitionHealed,
 )
 from mesh.types import AgentInfo, AgentMessage, AgentNode, DeadLetter, NodeStatus
+from state.guards.values import Value
 
 _NODE = AgentNode("n1", (7,), "127.0.0.1", 7946, ("work",), NodeStatus.ACTIVE, 5, {"zone": "eu"}, 3)
 _AGENT = AgentInfo(7, "n1", ("work",), name="worker")
@@ -70,3 +71,13 @@ def test_a_dead_letter() -> None:
 
     assert (document["letter_id"], document["reason"], document["failures"]) == (str(2**60 + 1), "failed", 5)
     assert document["message"]["text"] == "x"
+
+
+def test_values_of_documents_become_json() -> None:
+    """What JSON lacks is an object that says what it is."""
+    value: Value = {"a": [1, 1.5, True, None, "x"], "b": b"\xff", "c": float("inf")}
+    assert value_document(value) == {
+        "a": [1, 1.5, True, None, "x"],
+        "b": {"base64": "/w=="},
+        "c": {"float": "inf"},
+    }
