@@ -92,7 +92,7 @@ def repair(data: bytes) -> object:
     effects = core.handle(Heard(_THERE.node, body), 0.0)
     for effect in effects:
         if isinstance(effect, Take):
-            core.handle(Taken(_THERE.node, refused=False), 0.0)
+            core.handle(Taken(_THERE.node, fresh=1, refused=False), 0.0)
     return type(body).__name__, [type(effect).__name__ for effect in effects]
 
 

@@ -88,9 +88,10 @@ class Documents:
         async with self._lock:
             if self._closed:
                 raise NetworkClosed("this node is not in the network", hint="join with join_network")
-            if self._service is None:
+            service = self._service
+            if service is None:
                 module = await in_thread(importlib.import_module, "state.replication.service")
-                self._service = module.DocumentService(
+                service = self._service = module.DocumentService(
                     self._writer,
                     self._path,
                     self._carrier,
@@ -100,8 +101,8 @@ class Documents:
                     rng=self._rng,
                 )
                 for link in self._links:
-                    self._service.link_opened(link)
-            return self._service
+                    service.link_opened(link)
+            return service
 
     def names(self) -> list[str]:
         """The documents that are open, sorted."""

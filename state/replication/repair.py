@@ -52,6 +52,8 @@ class RepairConfig:
         pulls_max: Replicas from which pages are pulled at once: a second helps when the first is slow.
         gap_s: How long envelopes may wait for others, which usually are under way, before they are asked for.
         spread: Replicas that hear at once of a pull that brought something.
+        spread_s: But not again within this: while everybody writes, replicas always differ by what is under way, and
+            each pull brings something, so without a bound comparisons would beget comparisons.
         penalty_s: For how long a peer is left alone after a page that could not be; doubles each time.
         penalty_s_max: The longest.
     """
@@ -61,6 +63,7 @@ class RepairConfig:
     pulls_max: int = 2
     gap_s: float = 0.25
     spread: int = 3
+    spread_s: float = 1.0
     penalty_s: float = 10.0
     penalty_s_max: float = 600.0
 
@@ -95,6 +98,8 @@ class Taken:
     """A page is applied as far as it could be."""
 
     peer: NodeId
+    fresh: int
+    """How many of its envelopes were new here."""
     refused: bool
     """Whether something in it was what no honest replica has."""
 
@@ -188,7 +193,7 @@ class _Pull:
 
     asked: VersionVector
     deadline: float
-    began: VersionVector
+    fresh: int = 0
     arrived: bool = False
     more: bool = False
     again: bool = False
@@ -228,6 +233,9 @@ class RepairCore:
         self._effects: list[RepairEffect] = []
         self._round_at = now + self._jittered(config.interval_s)
         self._gap_at = math.inf
+        # When others are to hear of news, and from whom they are.
+        self._spread_at, self._news_of = math.inf, NodeId("")
+        self._spread_again_at = -math.inf
         self.counters = dict.fromkeys(
             ("rounds", "same", "pulls", "pages", "pages_unasked", "timeouts", "stuck", "penalties", "diverged"), 0
         )
@@ -238,7 +246,7 @@ class RepairCore:
     def due(self) -> float:
         """When :class:`Ticked` is wanted next."""
         deadlines = [pull.deadline for pull in self._pulls.values() if not pull.arrived]
-        return min(self._round_at, self._gap_at, *deadlines) if deadlines else min(self._round_at, self._gap_at)
+        return min(self._round_at, self._gap_at, self._spread_at, *deadlines)
 
     @property
     def peers(self) -> list[NodeId]:
@@ -327,7 +335,7 @@ class RepairCore:
         known.stale = False
         self.counters["pulls"] += 1
         version = self._knowledge.version
-        self._pulls[peer] = _Pull(version, now + self._config.pull_timeout_s, version)
+        self._pulls[peer] = _Pull(version, now + self._config.pull_timeout_s)
         self._ask(peer, version)
 
     def _ask(self, peer: NodeId, version: VersionVector) -> None:
@@ -349,6 +357,7 @@ class RepairCore:
             self._penalise(event.peer, now)
         if pull is None or not pull.arrived:
             return  # the link ended meanwhile
+        pull.fresh += event.fresh
         version = self._knowledge.version
         moved = version != pull.asked
         if pull.more and moved and not event.refused:
@@ -360,9 +369,10 @@ class RepairCore:
         del self._pulls[event.peer]
         known = self._peers[event.peer]
         known.settled = known.settled or not (pull.more or event.refused)
-        if version != pull.began:
-            others = [peer for peer in self._peers if peer != event.peer and peer not in self._pulls]
-            self._offer(self._rng.sample(others, min(self._config.spread, len(others))))
+        if pull.fresh:
+            self._news_of = event.peer
+            self._spread_at = max(now, self._spread_again_at)
+            self._spread(now)
         if pull.again and not pull.more and not event.refused:
             self._pull(event.peer, known, now)
         else:
@@ -376,6 +386,13 @@ class RepairCore:
                 self._offer((peer,))
                 return
 
+    def _spread(self, now: float) -> None:
+        """Have others compare with us, so that what we got goes on to them."""
+        if self._spread_at <= now:
+            self._spread_at, self._spread_again_at = math.inf, now + self._config.spread_s
+            others = [peer for peer in self._peers if peer != self._news_of and peer not in self._pulls]
+            self._offer(self._rng.sample(others, min(self._config.spread, len(others))))
+
     # --- time ---------------------------------------------------------------------------------------------------
 
     def _tick(self, now: float) -> None:
@@ -383,6 +400,7 @@ class RepairCore:
             del self._pulls[peer]
             self.counters["timeouts"] += 1
             self._next_pull(now)
+        self._spread(now)
         if self._gap_at <= now:
             self._gap_at = math.inf
             if self._knowledge.held_count:

@@ -161,7 +161,9 @@ class Replica:
         self._inbox: deque[_Arrived | _PageEnd] = deque()
         self._inbox_bytes = 0
         self._drain_scheduled = False
+        # Of the pages that are being applied.
         self._page_refused: dict[NodeId, None] = {}
+        self._page_fresh: dict[NodeId, int] = {}
         self._serving: dict[NodeId, None] = {}
         self._settlers: list[asyncio.Future[None]] = []
         self._reported_at: dict[str, float] = {}
@@ -358,7 +360,7 @@ class Replica:
         try:
             arrived = [self._read(raw, peer) for raw in raws]
         except RemoteProtocolError as error:
-            self._feed(Taken(peer, refused=True))
+            self._feed(Taken(peer, fresh=0, refused=True))
             self._around.cut(peer, error.message)
             return
         self._inbox.extend(arrived)
@@ -387,7 +389,7 @@ class Replica:
             item = self._inbox.popleft()
             if isinstance(item, _PageEnd):
                 refused = self._page_refused.pop(item.peer, False) is None
-                self._feed(Taken(item.peer, refused))
+                self._feed(Taken(item.peer, self._page_fresh.pop(item.peer, 0), refused))
             else:
                 self._inbox_bytes -= len(item.raw)
                 self._apply(item)
@@ -420,6 +422,8 @@ class Replica:
             # Whatever waited behind it is forgotten, too.
             self._raw = {held: raw for held, raw in self._raw.items() if document.holds(held)}
         else:
+            if item.page_of is not None and outcome is Outcome.APPLIED:
+                self._page_fresh[item.page_of] = self._page_fresh.get(item.page_of, 0) + 1
             if outcome is Outcome.HELD:
                 self.counters["held"] += 1
                 return

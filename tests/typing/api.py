@@ -10,7 +10,12 @@ from mesh import (
     AgentMessage,
     AgentNetworkManager,
     AgentNode,
+    Change,
+    ChangesLost,
+    ConsistencyLevel,
+    Counter,
     DeliveryStatus,
+    DistributedState,
     MessageType,
     NodeFailed,
     NodeJoined,
@@ -19,6 +24,9 @@ from mesh import (
     Priority,
     Receipt,
     ReplyStream,
+    SharedDocument,
+    TextContainer,
+    Value,
     join_network,
     remaining_s,
     without_deadline,
@@ -106,3 +114,27 @@ async def events(net: AgentNetworkManager) -> None:
         if isinstance(event, NodeJoined | NodeLeft | NodeFailed):
             assert_type(event.node, AgentNode)
             assert_type(event.node.status, NodeStatus)
+
+
+async def documents(net: AgentNetworkManager) -> None:
+    """Sharing documents and states."""
+    doc = await net.document("board")
+    assert_type(doc, SharedDocument)
+    doc["key"] = {"a": [1, 2.5, b"x", None]}
+    assert_type(doc["key"], Value)
+    assert_type(doc.text("notes"), TextContainer)
+    assert_type(doc.counter("hits"), Counter)
+    assert_type(doc.counter("hits").value, int)
+    with doc.transaction():
+        doc.array("list").append(1, "two")
+    stop = doc.observe(lambda change: print(change.container))
+    stop()
+    async for change in doc.changes():
+        assert_type(change, Change | ChangesLost)
+    await doc.synced(timeout=1.0)
+    await doc.saved()
+    assert_type(net.documents(), list[str])
+
+    state = DistributedState("plan", agent_id=7, data={"step": 1}, consistency_level=ConsistencyLevel.EVENTUAL)
+    assert_type(await net.sync_state(state), DistributedState)
+    assert_type((await net.get_state("plan")).version, int)

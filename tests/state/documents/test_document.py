@@ -19,6 +19,7 @@ from state.errors import (
     ClockDrift,
     DivergentHistory,
     StateError,
+    TooManyWriters,
     TransactionConflict,
     TransactionTooLarge,
     UpdateRefused,
@@ -564,3 +565,81 @@ def test_names_have_limits() -> None:
     with pytest.raises(ValueRefused, match="longer than"):
         for _ in range(100):
             deep = deep.map("x" * 50)
+
+
+def test_a_store_hears_in_which_order_envelopes_came_in() -> None:
+    """Ours as they are made, others' as they are applied, also when they had waited."""
+    here, there = _documents(A, B)
+    heard: list[str] = []
+    here.attach(committed=lambda: heard.append("ours"), applied=lambda dot: heard.append(f"{dot.counter}"))
+    for number in range(3):
+        there[f"k{number}"] = number
+    first, second, third = there.outgoing()
+    here.apply(second)
+    assert here.holds(second.dot)
+    here["mine"] = 1
+    here.apply(third)
+    here.apply(first)
+    assert not here.holds(second.dot)
+    assert heard == ["ours", "1", "2", "3"]
+
+
+def test_outgoing_envelopes_can_be_taken_by_and_by() -> None:
+    """The first ones first."""
+    (here,) = _documents(A)
+    for number in range(3):
+        here["k"] = number
+    assert [envelope.dot.counter for envelope in here.outgoing(2)] == [1, 2]
+    assert [envelope.dot.counter for envelope in here.outgoing(2)] == [3]
+
+
+def test_a_closed_document_is_read_only() -> None:
+    """Nothing of a refused write is done."""
+    (here,) = _documents(A)
+    here["k"] = 1
+    here.close()
+    with pytest.raises(StateError, match="closed"):
+        here["k"] = 2
+    assert here["k"] == 1
+
+
+def test_stored_envelopes_are_taken_whatever_the_clock_says() -> None:
+    """They were judged when they came."""
+    here, there = _documents(A, B)
+    there["k"] = 1
+    (envelope,) = there.outgoing()
+    future = replace(envelope, stamp=Timestamp(envelope.stamp.wall_ms + 10_000))
+    with pytest.raises(ClockDrift):
+        here.apply(future)
+    assert here.apply(future, stored=True) is Outcome.APPLIED
+
+
+def test_writers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more is refused, here and from others; those that are known go on."""
+    monkeypatch.setattr("state.documents.document.WRITERS_MAX", 1)
+    here, there = _documents(A, B)
+    there["k"] = 1
+    there["k"] = 2
+    (first, second) = there.outgoing()
+    here.apply(first)
+    with pytest.raises(TooManyWriters):
+        here["mine"] = 1
+    here.apply(second)
+    (third,) = _documents(C)
+    third["k"] = 3
+    with pytest.raises(TooManyWriters):
+        here.apply(third.outgoing()[0])
+    assert here["k"] == 2
+
+
+def test_a_transaction_leaves_room_for_what_was_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An envelope that could not be sent is never made."""
+    monkeypatch.setattr("state.documents.document.ENVELOPE_BYTES_MAX", 200)
+    here, there = _documents(A, B)
+    there["k"] = 1
+    here["mine"] = "x" * 100
+    here.apply(there.outgoing()[0])
+    with pytest.raises(TransactionTooLarge, match="1 writers"):
+        here["mine"] = "x" * 100
+    assert here["mine"] == "x" * 100
+    here["small"] = 1

@@ -118,11 +118,11 @@ def test_who_lacks_something_pulls_page_by_page() -> None:
 
     assert here.hear(B, there.page(b"1", b"2", more=True)) == [Take(B, (b"1", b"2"))]
     here.counters[w("a")] = 2
-    assert here.core.handle(Taken(B, refused=False), 1.0) == [Say(B, here.ask())]
+    assert here.core.handle(Taken(B, fresh=2, refused=False), 1.0) == [Say(B, here.ask())]
     assert here.hear(B, there.page(b"3")) == [Take(B, (b"3",))]
     assert here.hear(B, there.page(b"3")) == []  # a second page that nobody asked for
     here.counters[w("a")] = 5
-    assert here.core.handle(Taken(B, refused=False), 1.0) == [Say(C, here.offer())]
+    assert here.core.handle(Taken(B, fresh=0, refused=False), 1.0) == [Say(C, here.offer())]
     assert here.core.peers == [B, C]
     assert here.core.counters["pages_unasked"] == 1
 
@@ -136,6 +136,29 @@ def test_who_is_asked_asks_back_for_what_it_lacks() -> None:
     assert behind.hear(A, here.ask()) == [Say(A, behind.page()), Say(A, behind.ask())]
 
 
+def test_news_are_spread_but_not_all_the_time() -> None:
+    """While everybody writes each pull brings something: the others hear of it once a second."""
+    here, there = Replica(), Replica(a=9)
+    for peer in (B, C):
+        here.core.handle(PeerUp(peer), 0.0)
+    heard: list[float] = []
+    now = 0.0
+    while now < 3.5:
+        here.hear(B, there.offer(), now)
+        here.hear(B, there.page(b"1"), now)
+        here.counters[w("a")] = 1 + int(now * 2)
+        effects = here.core.handle(Taken(B, fresh=1, refused=False), now)
+        effects += here.core.handle(Ticked(), now + 0.1)
+        heard += [now for peer, step in said(effects) if (peer, step) == (C, Offer)]
+        now += 0.25
+    assert heard == [0.0, 1.0, 2.0, 3.0]
+    here.hear(B, there.offer(), 3.6)
+    here.hear(B, there.page(b"1"), 3.6)
+    here.core.handle(Taken(B, fresh=1, refused=False), 3.6)
+    assert here.core.due <= 4.1  # it is put off, not forgotten
+    assert (C, Offer) in list(said(here.core.handle(Ticked(), 4.1)))
+
+
 def test_an_offer_during_a_pull_is_looked_at_after_it() -> None:
     """One pull from one peer at a time; what it did meanwhile is asked for when the last page is in."""
     here, there = Replica(), Replica(a=2)
@@ -143,9 +166,9 @@ def test_an_offer_during_a_pull_is_looked_at_after_it() -> None:
     assert here.hear(B, there.offer()) == []
     here.hear(B, there.page(b"1"))
     here.counters[w("a")] = 1
-    assert here.core.handle(Taken(B, refused=False), 0.0) == [Say(B, here.ask())]
+    assert here.core.handle(Taken(B, fresh=0, refused=False), 0.0) == [Say(B, here.ask())]
     here.hear(B, there.page())
-    assert here.core.handle(Taken(B, refused=False), 0.0) == []
+    assert here.core.handle(Taken(B, fresh=0, refused=False), 0.0) == []
 
 
 def test_a_page_that_moves_nothing_ends_the_pull() -> None:
@@ -153,7 +176,7 @@ def test_a_page_that_moves_nothing_ends_the_pull() -> None:
     here, there = Replica(), Replica(a=5)
     here.hear(B, there.offer())
     here.hear(B, there.page(b"?", more=True))
-    assert here.core.handle(Taken(B, refused=False), 0.0) == []
+    assert here.core.handle(Taken(B, fresh=0, refused=False), 0.0) == []
     assert here.core.counters["stuck"] == 1
     assert not here.core.is_settled
 
@@ -166,7 +189,7 @@ def test_who_sends_what_cannot_be_is_left_alone_for_longer_each_time() -> None:
     for expected in (10.0, 20.0, 40.0):
         assert here.hear(B, there.offer(), now) == [Say(B, here.ask())]
         here.hear(B, there.page(b"bad", more=True), now)
-        assert here.core.handle(Taken(B, refused=True), now) == []
+        assert here.core.handle(Taken(B, fresh=0, refused=True), now) == []
         assert here.hear(B, there.offer(), now + expected - 0.1) == []
         now += expected
     assert config.penalty_s_max > now
@@ -174,7 +197,7 @@ def test_who_sends_what_cannot_be_is_left_alone_for_longer_each_time() -> None:
         peer = NodeId(f"n{number}")
         here.hear(peer, there.offer(), now)
         here.hear(peer, there.page(b"bad"), now)
-        here.core.handle(Taken(peer, refused=True), now)
+        here.core.handle(Taken(peer, fresh=0, refused=True), now)
     assert here.hear(B, there.offer(), now) == [Say(B, here.ask())]  # forgotten for newer ones
 
 
@@ -185,7 +208,7 @@ def test_pulls_are_few_and_others_wait_their_turn() -> None:
         here.core.handle(PeerUp(peer), 0.0)
     assert [list(said(here.hear(peer, there.offer()))) for peer in (B, C, D)] == [[(B, Ask)], [(C, Ask)], []]
     here.hear(B, there.page())
-    assert list(said(here.core.handle(Taken(B, refused=False), 0.0))) == [(D, Offer)]
+    assert list(said(here.core.handle(Taken(B, fresh=0, refused=False), 0.0))) == [(D, Offer)]
     here.core.handle(Heard(D, there.offer()), 0.0)
     assert list(said(here.core.handle(PeerDown(C), 0.0))) == []
 
@@ -198,7 +221,7 @@ def test_the_end_of_a_link_ends_its_pull() -> None:
         here.hear(peer, there.offer())
     here.hear(B, there.page(b"1"))
     assert list(said(here.core.handle(PeerDown(B), 0.0))) == [(D, Offer)]
-    assert here.core.handle(Taken(B, refused=True), 0.0) == []
+    assert here.core.handle(Taken(B, fresh=0, refused=True), 0.0) == []
     assert here.core.handle(PeerDown(B), 0.0) == []
     assert here.core.peers == [C, D]
 
@@ -246,7 +269,7 @@ def test_a_gap_is_asked_for_soon() -> None:
     here.core.handle(Waiting(), 0.3)
     assert here.core.handle(Ticked(), 0.55) == [Say(B, here.ask())]
     here.hear(B, there.page(), 0.6)
-    here.core.handle(Taken(B, refused=False), 0.6)
+    here.core.handle(Taken(B, fresh=0, refused=False), 0.6)
     assert here.core.handle(Ticked(), 1.55) == [Say(B, here.ask())]
     here.held_count = 0
     here.core.handle(Ticked(), 2.6)
@@ -280,6 +303,6 @@ def test_nobody_penalised_is_chosen() -> None:
     here.core.handle(PeerDown(C), 0.0)  # which makes D the next
     here.hear(D, there.offer())
     here.hear(D, there.page(b"bad"))
-    here.core.handle(Taken(D, refused=True), 0.0)
+    here.core.handle(Taken(D, fresh=0, refused=True), 0.0)
     here.core.handle(PeerDown(B), 0.0)
     assert list(said(here.core.handle(Ticked(), 7.0))) == []
