@@ -289,11 +289,11 @@ class Replica:
         self._saved += len(written)
         if self._unsaved:
             self._save()
-        self._publish([entry.raw for entry in written if entry.local])
         while self._savers and self._savers[0][0] <= self._saved:
             _settle(self._savers.popleft()[1], None)
         if self._inbox:
             self._schedule_drain()
+        self._publish([entry.raw for entry in written if entry.local])
 
     def _place(self, dot: Dot, number: int) -> None:
         places = self._places.setdefault(dot.writer, array("Q"))
