@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import shutil
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -153,3 +155,65 @@ async def test_documents_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyP
         await store.log("board", LINEAGE)
     finally:
         await store.close()
+
+
+async def read_anew(folder: Path) -> list[bytes]:
+    """What a store of this folder has of the document, after it took one more envelope."""
+    store = await DocumentStore.open(folder / "d.db")
+    try:
+        log = await store.log("board", LINEAGE)
+        found = await everything(log)
+        await append(log, found[-1][0] + 1 if found else 0, [b"next"])
+        assert (await everything(log))[-1][1] == b"next"
+        return [raw for _, raw in found]
+    finally:
+        await store.close()
+
+
+async def test_a_log_that_was_cut_anywhere_ends_earlier(tmp_path: Path) -> None:
+    """SQLite's log is cut within its last transactions: what is read is a beginning of what was written."""
+    raws = envelopes(12)
+    store = await DocumentStore.open(tmp_path / "d.db")
+    log = await store.log("board", LINEAGE)
+    for number, raw in enumerate(raws):
+        await append(log, number, [raw])
+    wal = (tmp_path / "d.db-wal").stat().st_size
+    lengths = []
+    for cut in range(0, 3 * 4_200, 311):
+        copy = tmp_path / f"cut-{cut}"
+        copy.mkdir()
+        shutil.copy(tmp_path / "d.db", copy)
+        (copy / "d.db-wal").write_bytes((tmp_path / "d.db-wal").read_bytes()[: wal - cut])
+        found = await read_anew(copy)
+        assert found == raws[: len(found)]
+        lengths.append(len(found))
+    await store.close()
+    assert lengths[0] == 12
+    assert lengths == sorted(lengths, reverse=True)
+    assert 8 <= lengths[-1] < 12
+
+
+async def test_a_flipped_bit_anywhere_is_never_taken_for_content(tmp_path: Path) -> None:
+    """Whatever of the file was hit: an error that says so, or less than there was, and nothing that was not there."""
+    raws = envelopes(60)
+    store = await DocumentStore.open(tmp_path / "d.db")
+    await append(await store.log("board", LINEAGE), 0, raws)
+    await store.close()
+    sound = (tmp_path / "d.db").read_bytes()
+    rng = random.Random(5)
+    refused = damaged = 0
+    for number in range(60):
+        copy = tmp_path / f"flip-{number}"
+        copy.mkdir()
+        content = bytearray(sound)
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        (copy / "d.db").write_bytes(content)
+        try:
+            found = await read_anew(copy)
+        except StorageError:
+            refused += 1
+        else:
+            assert set(found) <= set(raws)
+            damaged += len(found) < len(raws)
+    assert damaged > 5
+    assert refused + damaged < 60
