@@ -145,14 +145,13 @@ class SharedDocument:
     async def synced(self, *, timeout: float = 10.0) -> None:
         """Return when nothing is missing here that the linked replicas had when they were last compared with.
 
-        At once if no other node is known to replicate the document.
+        At once if no other node is known to replicate the document, or when none is any more.
 
         Raises:
             TimeoutError: No replica could be reached in time, or there was too much to get.
         """
-        if self._others():
-            async with asyncio.timeout(timeout):
-                await self._replica.settled()
+        async with asyncio.timeout(timeout):
+            await self._replica.settled(self._others)
 
     def digest(self) -> str:
         """32 hexadecimal digits over the content: equal on two nodes exactly when they read the same.

@@ -17,7 +17,7 @@ import itertools
 import random
 from array import array
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple, Protocol
 
@@ -457,12 +457,23 @@ class Replica:
         """Whether something is under way between this replica and that of a peer."""
         return self._core.is_pulling_from(peer) or peer in self._serving
 
-    async def settled(self) -> None:
-        """Return when nothing is missing here that a linked replica had when it was compared; there must be one."""
-        while not (self._core.peers and self._core.is_settled):
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is missing here that a linked replica had when it was compared; there must be one."""
+        return bool(self._core.peers) and self._core.is_settled
+
+    async def settled(self, expected: Callable[[], object] = lambda: True) -> None:
+        """Return when :attr:`is_settled`, or when no other replica is ``expected`` any more; see :meth:`look`."""
+        while expected() and not self.is_settled:
             future: asyncio.Future[None] = self._loop.create_future()
             self._settlers.append(future)
             await future
+
+    def look(self) -> None:
+        """Have those who wait look again."""
+        settlers, self._settlers = self._settlers, []
+        for future in settlers:
+            _settle(future, None)
 
     def _feed(self, event: RepairEvent) -> None:
         if self._closed:
@@ -478,10 +489,8 @@ class Replica:
                 case Diverged(peer):
                     self.counters["divergent"] += 1
                     self._report("document with two histories", peer=peer, version=str(self.document.version))
-        if self._settlers and self._core.peers and self._core.is_settled:
-            settlers, self._settlers = self._settlers, []
-            for future in settlers:
-                _settle(future, None)
+        if self._settlers and self.is_settled:
+            self.look()
         self._reschedule()
 
     def _reschedule(self) -> None:

@@ -205,6 +205,7 @@ class DocumentService:
         else:
             self._rings[name].discard(node_id)
         self._rewire(name)
+        self._replicas[name].look()
 
     def live_received(self, group: str, payload: bytes, origin: NodeId, life: int) -> None:
         """A live update came by a document's group.

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from networks import Networks, networks
+from networks import Networks, networks, runtime
 from support import eventually
 
 from mesh import Change, NetworkClosed, SharedDocument, StateError, TransactionConflict, ValueRefused
+from transport.types import NodeId
 
 
 @pytest.fixture
@@ -101,6 +102,20 @@ async def test_a_transaction_that_awaits_meets_others(join: Networks) -> None:
     with pytest.raises(TransactionConflict):
         await slow()
     assert here.to_dict() == {"theirs": 1}
+
+
+async def test_who_waits_for_a_replica_that_leaves_is_told(join: Networks) -> None:
+    """There is nothing to wait for any more."""
+    a, b = await join.several("a", "b")
+    await b.document("board")
+    await eventually(lambda: runtime(a).view.subscribers("\0document:board") == ["b"])
+    doc = await a.document("board")
+    doc._replica.peer_down(NodeId("b"))
+    waiting = asyncio.ensure_future(doc.synced(timeout=20.0))
+    await asyncio.sleep(0)
+    await b.leave_network()
+    async with asyncio.timeout(5.0):
+        await waiting
 
 
 async def test_replicas_that_cannot_be_reached_time_out(join: Networks, monkeypatch: pytest.MonkeyPatch) -> None:
