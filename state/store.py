@@ -31,7 +31,7 @@ _NUMBER_BITS: Final = 42
 SLOTS_MAX: Final = 1 << 20
 
 #: Envelopes read from disk at once when a document is opened.
-REPLAY_BYTES: Final = 1 << 20
+REPLAY_BYTES: Final = 128 << 10
 
 
 class DocumentStore:
