@@ -487,11 +487,7 @@ class Runtime:
     def hold_link(self, link: Link) -> bool:
         """See :class:`gossip.service.HoldingListener`."""
         sealed = self._sealing.of(link)
-        if (
-            self.renewal.is_using(link)
-            or self._sealed_groups.is_using(sealed)
-            or self.documents.is_using(sealed)
-        ):
+        if self.renewal.is_using(link) or self._sealed_groups.is_using(sealed) or self.documents.is_using(sealed):
             return False
         return self.courier.hold_link(sealed)
 

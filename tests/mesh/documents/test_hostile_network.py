@@ -49,7 +49,7 @@ async def test_lies_cost_a_link_at_most(join: Networks) -> None:
     forged["k"] = "forged"
     raws = [encode_envelope(envelope) for envelope in forged.outgoing()]
     for payload in (b"", b"nonsense", pack([b"nonsense"]), encode_live(raws), pack([[]] * 100)):
-        runtime(b).gossip.publish(group_of("board"), payload, 64)
+        runtime(b).publish(group_of("board"), payload, 64)
     await eventually(lambda: here.stats()["forged"] == there.stats()["forged"] == 1)
 
     # Pages that nobody asked for, other lineages, and documents that are not open, do nothing.
