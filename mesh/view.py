@@ -95,7 +95,8 @@ class NetworkView:
         """Who may read what is published to a group, or broadcast to everybody: live members that subscribe."""
         names = self._members if group == EVERYBODY else self._groups.get(group, ())
         live = [node_id for node_id in names if self._members[node_id].state not in _GONE]
-        profiles = [self._profiles[node_id] for node_id in live]
+        # Of a member that was met this moment only its name is known; what it can do comes with its profile.
+        profiles = [self._profiles[node_id] for node_id in live if self._members[node_id].meta]
         return Readers(
             [Peer(node_id, life_of(self._members[node_id].incarnation)) for node_id in live],
             demanded=any(profile.demands_sealed for profile in profiles),

@@ -263,6 +263,8 @@ async def test_who_broadcasts_and_leaves_at_once_is_heard_by_its_neighbours(node
     ears = Ear(), Ear()
     await b.register_agent(7, handler=ears[0])
     await c.register_agent(8, handler=ears[1])
+    await a.wait_for_agent(7)
+    await a.wait_for_agent(8)
     await a.broadcast_message(PLAIN)
     await a.leave_network()
     await eventually(lambda: [ear.heard for ear in ears] == [[PLAIN]] * 2)
