@@ -407,8 +407,8 @@ class Moves(Generic[K]):
         agent.pending.popleft()
         agent.drained_at = now
 
-    def give_up(self, agent_id: int, now: float, is_awaited: Callable[[Unhandled], bool]) -> int:
-        """Drop what has waited too long for its agent's place; returns how many messages that were.
+    def give_up(self, agent_id: int, now: float, is_awaited: Callable[[Unhandled], bool]) -> list[Unhandled]:
+        """Drop what has waited too long for its agent's place, and return it.
 
         Args:
             agent_id: The agent.
@@ -417,7 +417,9 @@ class Moves(Generic[K]):
         """
         agent = self._agents.get(agent_id)
         if agent is None:
-            return 0
-        before, oldest = len(agent.pending), now - self._config.wait_place_s
-        agent.pending = deque(one for one in agent.pending if one.since > oldest or is_awaited(one))
-        return before - len(agent.pending)
+            return []
+        latest = now - self._config.wait_place_s
+        dropped = [one for one in agent.pending if one.since <= latest and not is_awaited(one)]
+        if dropped:
+            agent.pending = deque(one for one in agent.pending if one.since > latest or is_awaited(one))
+        return dropped

@@ -115,6 +115,8 @@ class Moving:
 
     def ended(self, sequence: int, dialogue: Dialogue) -> str:
         """Nobody waits for this acknowledgement any more; returns the node that the message went to last."""
+        if self.is_pending(sequence):
+            return dialogue.node_id  # what waits must not be sent any more: it is remembered until its turn comes
         acked = self._acked.pop(sequence, None)
         last = (acked.dialogue if acked is not None else None) or dialogue
         last.unacked.pop(sequence, None)
@@ -196,7 +198,9 @@ class Moving:
                 return
             self._moves.sent_again(agent_id, asyncio.get_running_loop().time())
             acked = self._acked.get(one.message[F_SEQUENCE])
-            if acked is None or not acked.future.done():  # else its sender was told that it was not delivered
+            if acked is not None and acked.future.done():
+                del self._acked[one.message[F_SEQUENCE]]  # its sender was told that it was not delivered
+            else:
                 window.sent_bytes += self._post(agent_id, dialogue, one, acked)
             left -= 1
         if left:
@@ -222,7 +226,9 @@ class Moving:
 
     def _give_up(self, agent_id: int) -> None:
         now = asyncio.get_running_loop().time()
-        lost = self._moves.give_up(agent_id, now, self._is_awaited)
+        lost = 0
+        for one in self._moves.give_up(agent_id, now, self._is_awaited):
+            lost += self._acked.pop(one.message[F_SEQUENCE], None) is None  # else its sender knows
         self._counters["moved_lost"] += lost
         if lost and now >= self._log_at:
             self._log_at = now + 1.0
