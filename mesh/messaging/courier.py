@@ -74,6 +74,7 @@ from .notices import GivenUp, Notices, decode_notices
 from .parcel import Parcel
 from .replies import Replies, Reply, ReplyStream
 from .streams import FEATURE
+from .turns import Turns
 
 log = get_logger("mesh.messaging")
 
@@ -152,6 +153,7 @@ class Courier(Answering):
         self._calls = Calls()
         self._replies = Replies()
         self._routes: dict[int, Route] = {}
+        self._turns = Turns()
         # Who waits for an agent to be located or a node to be linked; woken at every change of either.
         self._news: list[asyncio.Future[None]] = []
         self._scope = TaskScope("courier")
@@ -484,10 +486,12 @@ class Courier(Answering):
         """Wait until a message to the agent can be posted; returns the way and what is left of the time."""
         now = asyncio.get_running_loop().time
         started = now()
-        route = self._find_route(agent_id)
+        self._routes.pop(agent_id, None)  # whoever comes now comes behind us, as long as we wait
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s), self._turns.take(agent_id):
+                route = self._find_route(agent_id)
                 while route is None or not route.is_clear:
+                    self._routes.pop(agent_id, None)
                     if route is None:
                         await self._wait_link(agent_id)
                     else:
@@ -497,6 +501,8 @@ class Courier(Answering):
                     route = self._find_route(agent_id)
         except TimeoutError:
             raise self._why_no_route(agent_id, timeout_s) from None
+        if self._turns.is_wanted(agent_id):
+            self._routes.pop(agent_id, None)
         return route, max(0.0, timeout_s - (now() - started))
 
     def _why_no_route(self, agent_id: int, timeout_s: float) -> Exception:

@@ -144,10 +144,10 @@ def decode_notices(body: bytes) -> Notices:
     credit = [Credit(*entry) for entry in _entries(fields[1], 3)]
     if len(fields) < _FIELDS:
         return Notices(given_up, credit)
-    handled = [Handled(*entry) for entry in _entries(fields[2], 5, agent_first=True)]
-    waiting = [Waiting(*entry) for entry in _entries(fields[3], 3, agent_first=True)]
-    gone = [Gone(*entry) for entry in _entries(fields[4], 6, agent_first=True)]
-    heard = [Heard(*entry) for entry in _entries(fields[5], 3, agent_first=True)]
+    handled = tuple(Handled(*entry) for entry in _entries(fields[2], 5, agent_first=True))
+    waiting = tuple(Waiting(*entry) for entry in _entries(fields[3], 3, agent_first=True))
+    gone = tuple(Gone(*entry) for entry in _entries(fields[4], 6, agent_first=True))
+    heard = tuple(Heard(*entry) for entry in _entries(fields[5], 3, agent_first=True))
     if any(one.priority >= len(Priority) for one in heard):
         raise RemoteProtocolError("calls body: no such priority")
     return Notices(given_up, credit, handled, waiting, gone, heard)
