@@ -352,13 +352,11 @@ class Moves(Generic[K]):
             if not flow.is_empty
         ]
         excess = sum(flow[1] for flow in flows) - self._config.kept_bytes_max
-        if excess <= 0:
-            return
-        for _, weight, _, flow in sorted(flows, key=itemgetter(0)):
+        flows.sort(key=itemgetter(0), reverse=True)
+        while excess > 0:
+            _, weight, _, flow = flows.pop()
             self.forgotten += flow.forget()
             excess -= weight
-            if excess <= 0:
-                return
 
     # --- agents that are gone -----------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 
 import pytest
@@ -76,7 +77,7 @@ async def test_what_was_handled_is_not_sent_again() -> None:
         agent = world.agent("b", 7, inbox)
         for begin in range(0, 3_000, 500):
             await send(world, "a", *range(begin, begin + 500))
-            await eventually(lambda upto=begin + 500: in_order(inbox, upto))
+            await eventually(functools.partial(in_order, inbox, begin + 500))
         flow = world["a"]._moving._moves.known_flow(7, world["a"]._dialogues["b"])
         assert flow is not None
 
