@@ -154,6 +154,7 @@ class Courier(Answering):
         self._replies = Replies()
         self._routes: dict[int, Route] = {}
         self._turns = Turns()
+        self._stopped: list[LocalAgent] = []
         # Who waits for an agent to be located or a node to be linked; woken at every change of either.
         self._news: list[asyncio.Future[None]] = []
         self._scope = TaskScope("courier")
@@ -626,6 +627,9 @@ class Courier(Answering):
     def left(self, agent: LocalAgent) -> None:
         """See :class:`mesh.agents.Outcomes`."""
         self._moving.left(agent)
+        if self.agents.get(agent.agent_id) is agent:  # we are about to leave, and it must not get what comes back
+            del self.agents[agent.agent_id]
+            self._stopped.append(agent)
 
     def _messages_received(self, dialogue: Dialogue, batch: Batch, ttl: int) -> None:
         origin = dialogue.node_id
@@ -775,7 +779,7 @@ class Courier(Answering):
             **self.counters,
             **self._moving.statistics(),
             "sent": self._sequence,
-            "handled": sum(agent.handled for agent in self.agents.values()),
+            "handled": sum(agent.handled for agent in (*self.agents.values(), *self._stopped)),
             "waiting": sum(agent.waiting for agent in self.agents.values()),
             "broadcasts_dropped": sum(agent.broadcasts_dropped for agent in self.agents.values()),
             "calls_waiting": len(self._calls),

@@ -284,6 +284,36 @@ async def test_a_node_that_leaves_in_order_gives_back_what_waited() -> None:
         await eventually(lambda: in_order(inbox, 5))
 
 
+async def test_a_node_that_takes_its_time_to_leave_takes_nothing_more() -> None:
+    """What comes back to it meanwhile, because nobody has heard that it leaves, it gives back again."""
+    async with moving_world() as world:
+        inbox = Inbox()
+        cancelled = asyncio.Event()
+
+        async def stubborn(_: AgentMessage) -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                cancelled.set()
+                await asyncio.sleep(0.5)
+
+        agent = world.agent("b", 7)
+        world.agent("b", 8, stubborn)
+        await world["a"].send(command(8), ack=True, timeout_s=5)
+        await send(world, "a", *range(5))
+        await eventually(lambda: agent.waiting == 5)
+
+        leaving = asyncio.ensure_future(world["b"].close(drain_s=1.0))
+        await cancelled.wait()
+        await eventually(lambda: world["a"].counters["moved_returned"] >= 10)
+        assert not leaving.done()
+        world.agent("c", 7, inbox)
+
+        await eventually(lambda: in_order(inbox, 5))
+        await leaving
+        assert world["b"].statistics()["handled"] == 0
+
+
 async def test_a_node_that_leaves_sends_again_first() -> None:
     """What came back to it and has a place to go to; whoever waits for the rest learns that it is lost."""
     async with moving_world() as world:
