@@ -42,14 +42,13 @@ from typing import Final, Generic, NamedTuple, TypeVar
 from mesh.types import MessageType, Priority
 from transport.errors import RemoteProtocolError
 
-from .body import F_FLAGS, F_GROUP, F_PAYLOAD, F_SEQUENCE, F_TYPE, FLAG_DURABLE, OVERHEAD_BYTES, Message
+from .body import F_FLAGS, F_GROUP, F_SEQUENCE, F_TYPE, FLAG_DURABLE, Message
 
 #: What a node that says what became of its agents' messages says in its hello.
 FEATURE: Final = "moves"
 
 _PRIORITIES: Final = tuple(Priority)
 _sequence_of: Final = itemgetter(F_SEQUENCE)
-_payload_of: Final = itemgetter(F_PAYLOAD)
 _NEVER: Final = frozenset({int(MessageType.QUERY), int(MessageType.RESPONSE)})
 
 K = TypeVar("K", bound=Hashable)
@@ -136,19 +135,25 @@ class Kept:
             self._odd[one.message[F_SEQUENCE]] = one
 
     def weight_bytes(self, sent_bytes: int) -> int:
-        """About what is kept, and no less, when ``sent_bytes`` were sent in all."""
+        """About what is kept, when ``sent_bytes`` were sent in all."""
         return 0 if self.is_empty else sent_bytes - self._below_bytes
 
     def handled(self, marks: Sequence[int], sent_bytes: int) -> None:
         """All up to these marks, one for each priority, are handled."""
+        count = sum(map(len, self.by_priority))
+        gone = 0
         for kept, mark in zip(self.by_priority, marks, strict=True):
             if kept and kept[0][F_SEQUENCE] <= mark and type(kept) is list:
                 end = bisect_right(kept, mark, key=_sequence_of)
-                self._below_bytes += sum(map(len, map(_payload_of, kept[:end]))) + end * OVERHEAD_BYTES
                 del kept[:end]
-        if self.is_empty:
+                gone += end
+        if self._odd:
+            self._odd = {number: one for number, one in self._odd.items() if number > marks[one.priority]}
+        if gone == count:
             self._below_bytes = sent_bytes
-            self._odd.clear()
+        else:
+            # Looking at each message again would cost more than keeping it.
+            self._below_bytes += (sent_bytes - self._below_bytes) * gone // count
 
     def forget(self) -> int:
         """Keep nothing of what was sent so far; returns how many messages that were."""
