@@ -243,6 +243,15 @@ def test_what_waits_too_long_is_given_up_unless_somebody_waits_for_it() -> None:
     assert core.give_up(8, 30, lambda _: False) == []
 
 
+def test_nothing_comes_back_of_what_was_handled() -> None:
+    """Newer messages may go on at once."""
+    core = moves()
+    keep(core, "a", 1, 2)
+
+    assert core.gone(AGENT, "a", 1, [0, 2, 0, 0], 0) == []
+    assert core.may_send(AGENT, "b", 0)
+
+
 def test_only_what_was_sent_to_can_be_gone() -> None:
     """Whatever else a peer says of agents is refused."""
     core = moves()
