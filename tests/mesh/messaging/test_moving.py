@@ -288,14 +288,14 @@ async def test_a_node_that_takes_its_time_to_leave_takes_nothing_more() -> None:
     """What comes back to it meanwhile, because nobody has heard that it leaves, it gives back again."""
     async with moving_world() as world:
         inbox = Inbox()
-        cancelled = asyncio.Event()
+        cancelled, may_end = asyncio.Event(), asyncio.Event()
 
         async def stubborn(_: AgentMessage) -> None:
             try:
-                await asyncio.sleep(60)
+                await may_end.wait()
             finally:
                 cancelled.set()
-                await asyncio.sleep(0.5)
+                await may_end.wait()
 
         agent = world.agent("b", 7)
         world.agent("b", 8, stubborn)
@@ -307,6 +307,7 @@ async def test_a_node_that_takes_its_time_to_leave_takes_nothing_more() -> None:
         await cancelled.wait()
         await eventually(lambda: world["a"].counters["moved_returned"] >= 10)
         assert not leaving.done()
+        may_end.set()
         world.agent("c", 7, inbox)
 
         await eventually(lambda: in_order(inbox, 5))
