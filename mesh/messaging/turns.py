@@ -3,30 +3,48 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import islice
+from typing import Final
+
+# How many are woken ahead of their turns: they wake in order, so that many have theirs in one turn of the loop.
+_AHEAD: Final = 64
+
+
+class _Place:
+    """One caller's place in a line; ``waking``: what it waits for while others are before it."""
+
+    __slots__ = ("waking",)
+
+    def __init__(self) -> None:
+        self.waking: asyncio.Future[None] | None = None
 
 
 class Turns:
     """One line of waiting callers for each agent."""
 
     def __init__(self) -> None:
-        # Each with how many wait for it or hold it; an asyncio.Lock serves them in the order they came.
-        self._lines: dict[int, tuple[asyncio.Lock, int]] = {}
+        self._lines: dict[int, deque[_Place]] = {}
 
     @asynccontextmanager
     async def take(self, agent_id: int) -> AsyncIterator[None]:
         """Wait for one's turn, and have it for the length of the block."""
-        lock, count = self._lines.get(agent_id) or (asyncio.Lock(), 0)
-        self._lines[agent_id] = lock, count + 1
+        line = self._lines.setdefault(agent_id, deque())
+        place = _Place()
+        line.append(place)
         try:
-            async with lock:
-                yield
+            while line[0] is not place:
+                place.waking = asyncio.get_running_loop().create_future()
+                await place.waking
+            yield
         finally:
-            count = self._lines[agent_id][1]
-            if count > 1:
-                self._lines[agent_id] = lock, count - 1
-            else:
+            line.remove(place)
+            for other in islice(line, _AHEAD):
+                if other.waking is not None and not other.waking.done():
+                    other.waking.set_result(None)
+            if not line:
                 del self._lines[agent_id]
 
     def is_wanted(self, agent_id: int) -> bool:

@@ -30,3 +30,25 @@ async def test_each_has_its_turn_in_order() -> None:
 
     assert order == ["other", "first", "third", "late"]
     assert not turns.is_wanted(1)
+
+
+async def test_many_have_their_turns_in_one_turn_of_the_loop() -> None:
+    """When none has to wait in it; else a busy loop would let one of them through at a time."""
+    turns = Turns()
+    order: list[int] = []
+    rounds = 0
+
+    async def caller(number: int) -> None:
+        async with turns.take(1):
+            order.append(number)
+
+    async with turns.take(1):
+        callers = [asyncio.ensure_future(caller(number)) for number in range(300)]
+        await asyncio.sleep(0)
+    while len(order) < 300:
+        rounds += 1
+        await asyncio.sleep(0)
+    await asyncio.gather(*callers)
+
+    assert order == list(range(300))
+    assert rounds < 20
