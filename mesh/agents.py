@@ -25,7 +25,8 @@ from .errors import AgentError
 from .messaging.body import F_FLAGS, F_SEQUENCE, F_TYPE, FLAG_ACK, FLAG_DURABLE, REFUSED_STOPPED, Message
 from .messaging.deadlines import DEADLINE, QueryKey, Underway
 from .messaging.dialogue import Dialogue, IncomingFlow
-from .types import AgentInfo, AgentMessage, MessageType
+from .messaging.moves import is_kept
+from .types import AgentInfo, AgentMessage, MessageType, Priority
 
 Handler = Callable[[AgentMessage], Awaitable[bytes | AsyncIterator[bytes] | None] | AsyncIterator[bytes]]
 """What an application gives to ``register_agent``.  The result of a query's handler is the response.
@@ -94,6 +95,18 @@ class Outcomes(Protocol):
 
     def given_up(self, *, begun: bool) -> None:
         """The same, because nobody waits for the answer any more."""
+        ...
+
+    def leaving(self, agent: LocalAgent) -> None:
+        """An agent is about to be stopped."""
+        ...
+
+    def waited(self, agent: LocalAgent, delivery: Delivery) -> bool:
+        """That waited for it until it was; ``False``: nobody will send it again, should the agent be elsewhere."""
+        ...
+
+    def left(self, agent: LocalAgent) -> None:
+        """All that waited for it has been told of."""
         ...
 
 
@@ -397,6 +410,25 @@ class LocalAgent:
         """Messages that have arrived and that the agent has not taken yet."""
         return len(self._inbox) + sum(len(lane) for lane in self._lanes.values())
 
+    def first_waiting(self, flow: IncomingFlow, priorities: int) -> list[tuple[Priority, int]]:
+        """Of what waits of a flow, the first sequence of each priority in each lane; queries and durable ones aside.
+
+        Args:
+            flow: The flow.
+            priorities: How many different ones can be among it.
+        """
+        node_id = flow.dialogue.node_id
+        first: list[tuple[Priority, int]] = []
+        for lane in (self._inbox, *(lane for key, lane in self._lanes.items() if key[2] < 0 and key[0] == node_id)):
+            seen: list[Priority] = []
+            for message, raw, source, _, _ in lane:
+                if source is flow and message.priority not in seen and is_kept(raw):
+                    seen.append(message.priority)
+                    first.append((message.priority, raw[F_SEQUENCE]))
+                    if len(seen) == priorities:
+                        break
+        return first
+
     # --- end ----------------------------------------------------------------------------------------------------
 
     async def close(self, *, spare: asyncio.Task[Any] | None = None) -> None:
@@ -406,8 +438,17 @@ class LocalAgent:
             spare: A task not to cancel: a handler that leaves the network is at work in it.
         """
         self._closed = True
+        self._outcomes.leaving(self)
         self._underway.close()
-        await self._scope.close(timeout_s=HANDLER_STOP_S, spare=spare)
+        try:
+            await self._scope.close(timeout_s=HANDLER_STOP_S, spare=spare)
+        finally:
+            self._let_go()
+            self._outcomes.left(self)
+            self._inbox_filled.set()
+
+    def _let_go(self) -> None:
+        """Tell the senders of what waits."""
         if self._being_read is not None:
             self._outcomes.not_handled(self._being_read, f"agent {self.agent_id} was stopped while it read the message")
             self._being_read = None
@@ -423,11 +464,12 @@ class LocalAgent:
             if flow is None:
                 continue
             flow.taken(cost)
+            if self._outcomes.waited(self, delivery):
+                continue
             if raw[F_FLAGS] & FLAG_ACK and self._handler is not None:
                 flow.dialogue.owe_refused(raw[F_SEQUENCE], REFUSED_STOPPED)
             if _somebody_waits(raw):
                 self._outcomes.not_handled(delivery, f"agent {self.agent_id} was stopped before it took the request")
-        self._inbox_filled.set()
 
 
 def _key(query: Delivery) -> QueryKey:

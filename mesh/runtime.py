@@ -57,6 +57,7 @@ from .events import BroadcastsMissed, PartitionDetected, PartitionHealed
 from .messaging.courier import Courier
 from .messaging.durable import TABLES, DurableCourier
 from .messaging.groups import Groups
+from .messaging.moves import FEATURE as MOVES
 from .messaging.streams import FEATURE as STREAMS
 from .observers import Observers
 from .profile import NodeProfile, encode_profile
@@ -224,7 +225,7 @@ class Runtime:
             config=config.link_config(),
             enrolment=self._desk,
             trail=self._trail,
-            features=(STREAMS, SEALED) if config.messages.end_to_end else (STREAMS,),
+            features=(STREAMS, MOVES, SEALED) if config.messages.end_to_end else (STREAMS, MOVES),
         )
         stack.push_async_callback(self.endpoint.close)
         await self.endpoint.start()

@@ -10,6 +10,7 @@ from typing import Protocol
 from gossip.service import BroadcastOutcome
 from mesh.agents import Handler, LocalAgent
 from mesh.messaging.courier import Courier
+from mesh.messaging.moves import MovesConfig
 from mesh.messaging.parcel import Parcel
 from mesh.messaging.streams import FEATURE
 from mesh.types import AgentInfo, AgentMessage, MessageType
@@ -52,8 +53,8 @@ class Owner(Protocol):
 class FakeLink:
     """One end of a link in memory.  ``held`` stops what it sends on the way; ``capacity`` makes it full."""
 
-    def __init__(self, peer: str, capacity: int) -> None:
-        self.peer = PeerInfo(NodeId(peer), 1 << 16, (), (1, 0), {FEATURE: True})
+    def __init__(self, peer: str, capacity: int, features: Sequence[str] = (FEATURE,)) -> None:
+        self.peer = PeerInfo(NodeId(peer), 1 << 16, (), (1, 0), dict.fromkeys(features, True))
         self.dialled = True
         self.is_relayed = False
         self.remote_address = Address("localhost", 1)
@@ -162,9 +163,11 @@ class FakeLink:
         return {}
 
 
-def link_pair(a: str, b: str, owner_a: Owner, owner_b: Owner, *, capacity: int = 1_000) -> tuple[FakeLink, FakeLink]:
+def link_pair(
+    a: str, b: str, owner_a: Owner, owner_b: Owner, *, capacity: int = 1_000, features: Sequence[str] = (FEATURE,)
+) -> tuple[FakeLink, FakeLink]:
     """Both ends of a link, the one at ``a`` first; nobody is told yet."""
-    here, there = FakeLink(b, capacity), FakeLink(a, capacity)
+    here, there = FakeLink(b, capacity, features), FakeLink(a, capacity, features)
     here.other, there.other = there, here
     here.owner, there.owner = owner_a, owner_b
     return here, there
@@ -173,7 +176,16 @@ def link_pair(a: str, b: str, owner_a: Owner, owner_b: Owner, *, capacity: int =
 class World:
     """Several nodes' couriers, agents placed by the test, and links between them."""
 
-    def __init__(self, *names: str, window_bytes: int = 1 << 20, capacity: int = 1_000) -> None:
+    def __init__(
+        self,
+        *names: str,
+        window_bytes: int = 1 << 20,
+        capacity: int = 1_000,
+        features: Sequence[str] = (FEATURE,),
+        moves: MovesConfig | None = None,
+    ) -> None:
+        self._features = features
+        self._moves = moves or MovesConfig()
         self.places: dict[int, str] = {}
         self.clock = FixedClock()
         self.capacity = capacity
@@ -218,11 +230,14 @@ class World:
             window_bytes=self._window_bytes,
             locate=self.places.get,
             broadcast=broadcast,
+            moves=self._moves,
         )
 
     def link(self, a: str, b: str) -> FakeLink:
         """Link two nodes; returns the end at ``a``."""
-        here, there = link_pair(a, b, self.couriers[a], self.couriers[b], capacity=self.capacity)
+        here, there = link_pair(
+            a, b, self.couriers[a], self.couriers[b], capacity=self.capacity, features=self._features
+        )
         self.links[a, b], self.links[b, a] = here, there
         self.couriers[a].link_opened(here)
         self.couriers[b].link_opened(there)

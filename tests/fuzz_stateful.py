@@ -35,7 +35,8 @@ from gossip.service import BroadcastOutcome
 from mesh.agents import LocalAgent
 from mesh.messaging.body import FLAG_STREAM, Acks, encode_acks, encode_batch, encode_broadcast
 from mesh.messaging.courier import Courier
-from mesh.messaging.notices import Credit, GivenUp, Notices, encode_notices
+from mesh.messaging.moves import FEATURE as MOVES
+from mesh.messaging.notices import Credit, GivenUp, Gone, Handled, Heard, Notices, Waiting, encode_notices
 from mesh.messaging.parcel import Parcel
 from mesh.messaging.streams import FEATURE, WINDOW_BYTES
 from mesh.types import AgentInfo, AgentMessage, MessageType, Priority
@@ -303,7 +304,7 @@ class _Link:
     """Takes what the courier sends and counts it."""
 
     def __init__(self) -> None:
-        self.peer = PeerInfo(node_id("there"), 1 << 16, (), (1, 0), {FEATURE: True})
+        self.peer = PeerInfo(node_id("there"), 1 << 16, (), (1, 0), {FEATURE: True, MOVES: True})
         self.dialled = True
         self.is_relayed = False
         self.remote_address = Address("10.0.0.1", 7946)
@@ -366,6 +367,10 @@ async def _courier(data: bytes) -> object:
     parcel = Parcel(9, 7, MessageType.QUERY, b"question", Priority.NORMAL, 8)
     asked = asyncio.ensure_future(courier.request(parcel, timeout_s=60.0))
     reading = asyncio.ensure_future(_read(courier))
+    await asyncio.sleep(0)
+    plain = Parcel(9, 7, MessageType.COMMAND, b"kept", Priority.NORMAL, 8)
+    for _ in range(4):
+        await courier.send(plain, ack=False, timeout_s=60.0)
     refusal = ""
     try:
         for what, content in steps(data):
@@ -421,6 +426,11 @@ def _courier_seeds() -> tuple[bytes, ...]:
     parts = [[10 + n, int(MessageType.RESPONSE), 9, 7, flags, b"part", 0, 2] for n, flags in enumerate((8, 8, 16))]
     answers = encode_batch(3, now_ms, Priority.NORMAL, parts)
     notices = encode_notices(Notices([GivenUp(6, 9, 6), GivenUp(7, 9, 8)], [Credit(6, 200, 1 << 20)]))
+    moved = encode_notices(
+        Notices(handled=[Handled(9, 0, 2, 0, 0)], waiting=[Waiting(9, 3, 2)], gone=[Gone(9, 1, 0, 4, 0, 0)])
+    )
+    heard = encode_notices(Notices(heard=[Heard(404, 1, 1)]))
+    astray = encode_batch(3, now_ms, Priority.NORMAL, [[20, int(MessageType.COMMAND), 9, 404, 1, b"astray", 0]])
     batches = [encode_batch(3, now_ms, Priority.NORMAL, [message]) for message in kinds]
     batches.append(encode_batch(3, now_ms, Priority.HIGH, kinds))
     acks = encode_acks(Acks([(9, 1 << 20)], [(1, 500)], [(1, 1), (77, 2)]))
@@ -429,6 +439,7 @@ def _courier_seeds() -> tuple[bytes, ...]:
         script(*((0, batch) for batch in batches), (1, acks), (2, news), (3, b"")),
         script((1, acks), (3, b""), (0, batches[4]), (2, news), (2, news), (0, batches[5])),
         script((3, b""), (0, batches[-1]), (3, b""), (3, b""), (4, notices), (3, b""), (3, b""), (0, answers)),
+        script((3, b""), (4, moved), (3, b""), (0, astray), (3, b""), (4, heard), (0, astray), (4, moved)),
         script((3, b""), (0, batches[-2]), (0, batches[-3]), (4, notices), (3, b""), (0, answers), (0, answers)),
     )
 

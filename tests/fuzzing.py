@@ -37,7 +37,17 @@ from gossip.discovery import txt
 from gossip.discovery.base import Announcement
 from gossip.events import Member, MemberState
 from mesh.messaging.body import Acks, decode_acks, decode_batch, encode_acks, encode_batch
-from mesh.messaging.notices import Credit, GivenUp, Notices, decode_notices, encode_notices
+from mesh.messaging.notices import (
+    Credit,
+    GivenUp,
+    Gone,
+    Handled,
+    Heard,
+    Notices,
+    Waiting,
+    decode_notices,
+    encode_notices,
+)
 from mesh.profile import NodeProfile, decode_profile, encode_profile
 from mesh.types import AgentInfo, Priority
 from transport import session, wire
@@ -219,7 +229,8 @@ def _calls(data: bytes) -> object:
     """Decode what an asker says of its requests; what was accepted must survive being sent on."""
     notices = decode_notices(data)
     assert decode_notices(encode_notices(notices)) == notices
-    return len(notices.given_up), len(notices.credit)
+    moves = (len(column) for column in (notices.handled, notices.waiting, notices.gone, notices.heard))
+    return len(notices.given_up), len(notices.credit), *moves
 
 
 _NODE = hyparview_codec.Peer(node_id("there"), (Address("10.0.0.1", 7946),))
@@ -305,7 +316,18 @@ TARGETS: dict[str, Target] = {
         lambda data: len(decode_acks(data).delivered), (encode_acks(Acks([(7, 1000)], [(1, 5), (9, 2)], [(6, 1)])),)
     ),
     "calls": Target(
-        _calls, (encode_notices(Notices([GivenUp(1, 2, 3), GivenUp(4, 0, 2**64 - 1)], [Credit(1, 300, 1 << 20)])),)
+        _calls,
+        (
+            encode_notices(Notices([GivenUp(1, 2, 3), GivenUp(4, 0, 2**64 - 1)], [Credit(1, 300, 1 << 20)])),
+            encode_notices(
+                Notices(
+                    handled=[Handled(7, 0, 300, 0, 299)],
+                    waiting=[Waiting(7, 301, 4), Waiting(7, 310, 1)],
+                    gone=[Gone(7, 1, 0, 310, 0, 299)],
+                    heard=[Heard(2**64 - 1, 1, 3)],
+                )
+            ),
+        ),
     ),
     "live_session": Target(live_session, SESSION_SEEDS),
     "live_gossip": Target(live_gossip, GOSSIP_SEEDS),

@@ -25,7 +25,7 @@ from mesh.errors import (
     StreamsUnsupported,
     UnknownAgent,
 )
-from mesh.types import AgentMessage, DeliveryStatus, MessageType, Receipt
+from mesh.types import DEFAULT_TTL, AgentMessage, DeliveryStatus, MessageType, Receipt
 from transport.clock import Clock
 from transport.errors import LinkClosed
 from transport.link import CloseReason, Link
@@ -68,10 +68,13 @@ from .deadlines import bounded, left_ms
 from .dialogue import Dialogue, IncomingFlow
 from .flow import SendWindow
 from .loopback import LoopbackLink
+from .moves import Kept, MovesConfig, Unhandled
+from .moving import Moving
 from .notices import GivenUp, Notices, decode_notices
 from .parcel import Parcel
 from .replies import Replies, Reply, ReplyStream
 from .streams import FEATURE
+from .turns import Turns
 
 log = get_logger("mesh.messaging")
 
@@ -92,13 +95,15 @@ _COMMAND: Final = int(MessageType.COMMAND)
 
 
 class Route:
-    """The way to one agent: its node's dialogue, and the credit there."""
+    """The way to one agent: its node's dialogue, the credit there, and what is kept in case the agent moves."""
 
-    __slots__ = ("dialogue", "window")
+    __slots__ = ("dialogue", "flow", "kept", "window")
 
-    def __init__(self, dialogue: Dialogue, window: SendWindow) -> None:
+    def __init__(self, dialogue: Dialogue, window: SendWindow, flow: Kept) -> None:
         self.dialogue = dialogue
         self.window = window
+        self.flow = flow
+        self.kept = flow.by_priority
 
     @property
     def is_clear(self) -> bool:
@@ -118,6 +123,7 @@ class Courier(Answering):
         locate: The node that an agent runs on, ``None`` if unknown.
         broadcast: Hands a payload to gossip for every other node.
         want_link: Asks gossip for a link to a node that has none.
+        moves: What is kept and waited for when agents move.
     """
 
     def __init__(
@@ -130,6 +136,7 @@ class Courier(Answering):
         locate: Callable[[int], str | None],
         broadcast: Callable[[bytes, int], BroadcastOutcome],
         want_link: Callable[[str], None] = lambda _: None,
+        moves: MovesConfig = MovesConfig(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__(clock)
         self.node_id = node_id
@@ -146,6 +153,8 @@ class Courier(Answering):
         self._calls = Calls()
         self._replies = Replies()
         self._routes: dict[int, Route] = {}
+        self._turns = Turns()
+        self._stopped: list[LocalAgent] = []
         # Who waits for an agent to be located or a node to be linked; woken at every change of either.
         self._news: list[asyncio.Future[None]] = []
         self._scope = TaskScope("courier")
@@ -155,6 +164,14 @@ class Courier(Answering):
             ("received", "broadcasts_sent", "broadcasts_received", "dropped_unknown_agent",
              "dropped_late_response", "requests_given_up"), 0
         )  # fmt: skip
+        self._moving = Moving(
+            moves,
+            self.counters,
+            way=self._way,
+            wait_link=self._wait_link,
+            tell_news=self.news,
+            dialogues=self._by_link.values,
+        )
         self._loopback = LoopbackLink(node_id, life, self.envelopes_received)
         self.link_opened(self._loopback)
 
@@ -166,6 +183,7 @@ class Courier(Answering):
             link, life=self.life, now_ms=self._now_ms, dirty=self._mark_dirty, window_bytes=self._window_bytes
         )
         dialogue.fill = functools.partial(self._fill, dialogue)
+        dialogue.handled = lambda flow: self._moving.handled(flow, self.agents.get(flow.agent_id))
         self._by_link[link] = dialogue
         self._dialogues[dialogue.node_id] = dialogue
         self.news()
@@ -178,6 +196,7 @@ class Courier(Answering):
         if self._dialogues.get(dialogue.node_id) is dialogue:
             del self._dialogues[dialogue.node_id]
         dialogue.close()
+        self._moving.dialogue_closed(dialogue)
         if self.durable is not None:
             self.durable.link_closed(dialogue.node_id)
         self.news()
@@ -270,6 +289,9 @@ class Courier(Answering):
         message: Message = [sequence, _COMMAND, from_agent, to_agent, 0, payload, 0]
         if headers:
             message += [None, dict(headers)]
+        route.kept[priority].append(message)
+        if ttl != DEFAULT_TTL:
+            route.flow.note(Unhandled(message, priority, ttl))
         cost = dialogue.post(message, priority, ttl)
         window.sent_bytes += cost
         self._burst_bytes += cost
@@ -282,12 +304,8 @@ class Courier(Answering):
 
     def _send_now(self, route: Route, parcel: Parcel) -> Receipt:
         self._sequence = sequence = self._sequence + 1
-        dialogue = route.dialogue
-        message = parcel.message(sequence, 0, dialogue.base_ms if parcel.timestamp_ms else 0)
-        cost = dialogue.post(message, parcel.priority, parcel.ttl)
-        route.window.sent_bytes += cost
-        self._burst_bytes += cost
-        return _new_tuple(Receipt, (f"{self._id_prefix}{sequence:x}", DeliveryStatus.SENT, dialogue.node_id, 1))
+        self._post(route, parcel, sequence, 0)
+        return _new_tuple(Receipt, (f"{self._id_prefix}{sequence:x}", DeliveryStatus.SENT, route.dialogue.node_id, 1))
 
     async def _send_acked(self, route: Route, parcel: Parcel, sequence: int, timeout_s: float) -> Receipt:
         loop = asyncio.get_running_loop()
@@ -299,6 +317,8 @@ class Courier(Answering):
             self._post(route, parcel, sequence, FLAG_ACK)
             code = await future
         except TimeoutError:
+            if self._moving.is_pending(sequence):
+                raise self._why_no_route(parcel.to_agent, timeout_s) from None
             raise DeliveryTimeout(
                 f"agent {parcel.to_agent} on {dialogue.node_id} did not take the message within {timeout_s:.3g} s; "
                 "it may still do so",
@@ -308,11 +328,11 @@ class Courier(Answering):
             raise DeliveryUncertain(error.message) from error
         finally:
             timer.cancel()
-            dialogue.unacked.pop(sequence, None)
+            node_id = self._moving.ended(sequence, dialogue)
         if code:
             text = REFUSED.get(code, f"refused with code {code}")
-            raise NotDelivered(f"agent {parcel.to_agent} on {dialogue.node_id} was not reached: {text}")
-        return Receipt(f"{self._id_prefix}{sequence:x}", DeliveryStatus.DELIVERED, dialogue.node_id)
+            raise NotDelivered(f"agent {parcel.to_agent} on {node_id} was not reached: {text}")
+        return Receipt(f"{self._id_prefix}{sequence:x}", DeliveryStatus.DELIVERED, node_id)
 
     async def request(self, parcel: Parcel, *, timeout_s: float) -> bytes:
         """Send a query and return the response's payload.
@@ -430,6 +450,10 @@ class Courier(Answering):
 
     def _post(self, route: Route, parcel: Parcel, sequence: int, flags: int) -> None:
         message = parcel.message(sequence, flags, route.dialogue.base_ms if parcel.timestamp_ms else 0)
+        if parcel.group is None:
+            route.kept[parcel.priority].append(message)
+            if parcel.timestamp_ms or parcel.ttl != DEFAULT_TTL:
+                route.flow.note(Unhandled(message, parcel.priority, parcel.ttl, parcel.timestamp_ms))
         cost = route.dialogue.post(message, parcel.priority, parcel.ttl)
         route.window.sent_bytes += cost
         self._burst_bytes += cost
@@ -440,10 +464,20 @@ class Courier(Answering):
             raise NetworkClosed("this node has left the network", hint="join again")
         node_id = self.node_of(agent_id)
         dialogue = self._dialogues.get(node_id) if node_id is not None else None
-        if dialogue is None:
+        if dialogue is None or (flow := self._moving.flow(agent_id, dialogue)) is None:
             return None
-        route = self._routes[agent_id] = Route(dialogue, dialogue.window(agent_id))
+        route = self._routes[agent_id] = Route(dialogue, dialogue.window(agent_id), flow)
         return route
+
+    def _way(self, agent_id: int) -> Dialogue | None:
+        """Where messages that were sent to the agent before should go now."""
+        # An agent of ours has been stopped if we are about to leave.
+        node_id = self._locate(agent_id) if self._closed else self.node_of(agent_id)
+        return (
+            self._dialogues.get(node_id)
+            if node_id is not None and not (self._closed and node_id == self.node_id)
+            else None
+        )
 
     def node_of(self, agent_id: int) -> str | None:
         """The node that runs an agent; ``None``: nobody knows."""
@@ -453,10 +487,12 @@ class Courier(Answering):
         """Wait until a message to the agent can be posted; returns the way and what is left of the time."""
         now = asyncio.get_running_loop().time
         started = now()
-        route = self._find_route(agent_id)
+        self._routes.pop(agent_id, None)  # whoever comes now comes behind us, as long as we wait
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s), self._turns.take(agent_id):
+                route = self._find_route(agent_id)
                 while route is None or not route.is_clear:
+                    self._routes.pop(agent_id, None)
                     if route is None:
                         await self._wait_link(agent_id)
                     else:
@@ -466,6 +502,8 @@ class Courier(Answering):
                     route = self._find_route(agent_id)
         except TimeoutError:
             raise self._why_no_route(agent_id, timeout_s) from None
+        if self._turns.is_wanted(agent_id):
+            self._routes.pop(agent_id, None)
         return route, max(0.0, timeout_s - (now() - started))
 
     def _why_no_route(self, agent_id: int, timeout_s: float) -> Exception:
@@ -526,6 +564,7 @@ class Courier(Answering):
 
     def _fill(self, dialogue: Dialogue) -> None:
         """Hand what waits in one dialogue to its link; the link calls this when it is about to send."""
+        self._moving.sent(self._burst_bytes)
         self._burst_bytes = 0
         dialogue.flush()
         if dialogue.is_congested and not dialogue.unsticking:
@@ -574,6 +613,23 @@ class Courier(Answering):
         for credit in notices.credit:
             if (answer := self._answers.get((dialogue, credit.sequence))) is not None:
                 answer.extend(credit)
+        self._moving.received(dialogue, notices)
+
+    # For agents, when they are stopped.
+    def leaving(self, agent: LocalAgent) -> None:
+        """See :class:`mesh.agents.Outcomes`."""
+        self._moving.leaving(agent)
+
+    def waited(self, agent: LocalAgent, delivery: Delivery) -> bool:
+        """See :class:`mesh.agents.Outcomes`."""
+        return self._moving.waited(agent, delivery)
+
+    def left(self, agent: LocalAgent) -> None:
+        """See :class:`mesh.agents.Outcomes`."""
+        self._moving.left(agent)
+        if self.agents.get(agent.agent_id) is agent:  # we are about to leave, and it must not get what comes back
+            del self.agents[agent.agent_id]
+            self._stopped.append(agent)
 
     def _messages_received(self, dialogue: Dialogue, batch: Batch, ttl: int) -> None:
         origin = dialogue.node_id
@@ -585,6 +641,7 @@ class Courier(Answering):
         flow: IncomingFlow | None = None
         agent: LocalAgent | None = None
         sender = -1
+        barred = False
         # Neighbours in a batch are mostly from one agent to another: they are handed over as one run.
         run: list[Delivery] = []
         for message in batch.messages:
@@ -593,12 +650,14 @@ class Courier(Answering):
                 self._response_received(dialogue, message)
                 continue
             if flow is None or to_agent != flow.agent_id or from_agent != sender:
-                if run and agent is not None:
+                if run and agent is not None and flow is not None:
+                    flow.arrivals.marks[priority] = run[-1].raw[F_SEQUENCE]
                     agent.deliver_run(run)
                     run = []
                 sender = from_agent
                 flow = dialogue.incoming(to_agent)
                 agent = self.agents.get(to_agent)
+                barred = agent is None or not flow.arrivals.takes(priority)
             cost = len(payload) + OVERHEAD_BYTES
             if len(message) > F_HEADERS:
                 cost += extras_weight(message)
@@ -607,6 +666,10 @@ class Courier(Answering):
             if window.received_bytes >= window.limit_bytes:
                 window.receive(cost)
             window.received_bytes += cost
+            if barred and self._moving.refused(flow, message, cost):
+                if agent is None:
+                    self._moving.not_here(flow)
+                continue
             if agent is None:
                 self._refuse(flow, message, cost, priority)
                 continue
@@ -624,12 +687,14 @@ class Courier(Answering):
                 run.append(_new_tuple(Delivery, (seen, message, flow, cost, None)))
                 continue
             if run:
+                flow.arrivals.marks[priority] = run[-1].raw[F_SEQUENCE]
                 agent.deliver_run(run)
                 run = []
             left = message[F_CORRELATION] if len(message) > F_CORRELATION else None
             deadline = None if left is None else now() + left / 1000
             agent.deliver(_new_tuple(Delivery, (seen, message, flow, cost, deadline)))
-        if run and agent is not None:
+        if run and agent is not None and flow is not None:
+            flow.arrivals.marks[priority] = run[-1].raw[F_SEQUENCE]
             agent.deliver_run(run)
 
     def _refuse(self, flow: IncomingFlow, message: Message, cost: int, priority: Priority) -> None:
@@ -690,6 +755,11 @@ class Courier(Answering):
         if self.durable is not None:
             await self.durable.drain()
         self.flush()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_s):
+                await self._moving.drain()
+        await self._moving.close()
+        self.flush()
         # What found no room at its link yet was accepted all the same.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_s):
@@ -707,8 +777,9 @@ class Courier(Answering):
         """Counters since the start, and what waits now."""
         return {
             **self.counters,
+            **self._moving.statistics(),
             "sent": self._sequence,
-            "handled": sum(agent.handled for agent in self.agents.values()),
+            "handled": sum(agent.handled for agent in (*self.agents.values(), *self._stopped)),
             "waiting": sum(agent.waiting for agent in self.agents.values()),
             "broadcasts_dropped": sum(agent.broadcasts_dropped for agent in self.agents.values()),
             "calls_waiting": len(self._calls),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from transport.errors import LinkClosed, LocalProtocolError, RemoteProtocolError
@@ -33,7 +33,9 @@ from .body import (
     extras_weight,
 )
 from .flow import ReceiveWindow, SendWindow
-from .notices import NOTICES_MAX, Credit, GivenUp, Notices, encode_notices
+from .moves import FEATURE as MOVES
+from .moves import Arrivals
+from .notices import NOTICES_MAX, Credit, GivenUp, Gone, Handled, Heard, Notices, Waiting, encode_notices
 
 log = get_logger("mesh.messaging")
 
@@ -64,14 +66,15 @@ class _OpenBody:
 
 
 class IncomingFlow:
-    """What one peer sends to one of our agents: its credit, and the way back."""
+    """What one peer sends to one of our agents: its credit, how far it has come, and the way back."""
 
-    __slots__ = ("agent_id", "dialogue", "window")
+    __slots__ = ("agent_id", "arrivals", "dialogue", "window")
 
     def __init__(self, dialogue: Dialogue, agent_id: int, window_bytes: int) -> None:
         self.dialogue = dialogue
         self.agent_id = agent_id
         self.window = ReceiveWindow(window_bytes)
+        self.arrivals = Arrivals()
 
     def taken(self, message_cost_bytes: int) -> None:
         """The agent took a message of that cost: the sender may be owed credit."""
@@ -122,6 +125,10 @@ class Dialogue:
         # By the query's sequence: only the latest limits count.
         self._owed_stream_credit: dict[int, Credit] = {}
         self._owed_given_up: dict[Priority, list[GivenUp]] = {}
+        # Of agents that went from here, and of theirs that did: see :mod:`.moves`.
+        self._owed_gone: list[tuple[list[Waiting], Gone]] = []
+        self._owed_heard: list[tuple[int, int]] = []
+        self.knows_moves = MOVES in link.peer.features
         self.is_open = True
         # The peer's life, as its messages say; none has come yet.
         self.peer_life = -1
@@ -131,6 +138,8 @@ class Dialogue:
         self.unsticking = False
         # What the link calls when it is about to send; the courier's.
         self.fill: Callable[[], None] = self.flush
+        # How far our agent has handled what comes by a flow; the courier's.
+        self.handled: Callable[[IncomingFlow], Handled | None] = lambda _: None
 
     # --- sending ------------------------------------------------------------------------------------------------
 
@@ -140,6 +149,10 @@ class Dialogue:
         if window is None:
             window = self._windows[agent_id] = SendWindow()
         return window
+
+    def has_sent_to(self, agent_id: int) -> bool:
+        """Whether anything may have been sent to ``agent_id`` on this link."""
+        return agent_id in self._windows
 
     @property
     def base_ms(self) -> int:
@@ -190,6 +203,10 @@ class Dialogue:
             return
         if self._owed_credit or self._owed_delivered or self._owed_refused:
             self._send_acks()
+        if self._owed_gone:
+            self._send_gone()
+        if self._owed_heard:
+            self._send_heard()
         if self._owed_settled:
             self._send_settled()
         if self._owed_stream_credit:
@@ -254,6 +271,8 @@ class Dialogue:
         """
         acks = self._owed_credit or self._owed_delivered or self._owed_refused or self._owed_settled
         calls = self._owed_stream_credit or self._owed_given_up
+        if self._owed_gone or self._owed_heard:
+            return False
         if acks or calls or self._stuck or self.unacked or any(self._open_bodies) or any(self._credit_waiters.values()):
             return False
         self.is_held = self.is_congested = True
@@ -305,6 +324,10 @@ class Dialogue:
             flow = self._incoming[agent_id] = IncomingFlow(self, agent_id, self._window_bytes)
         return flow
 
+    def known_incoming(self, agent_id: int) -> IncomingFlow | None:
+        """The same, if anything has come."""
+        return self._incoming.get(agent_id)
+
     def owe_credit(self, flow: IncomingFlow) -> None:
         """Tell the peer a new limit for ``flow`` with the next flush."""
         self._owed_credit[flow.agent_id] = flow
@@ -353,9 +376,49 @@ class Dialogue:
                 body = encode_notices(Notices(entries[begin : begin + NOTICES_MAX]))
                 self._transmit(Envelope(Kind.CALLS, 1, None, None, body), Lane.of(priority))
 
+    def owe_gone(self, waiting: list[Waiting], gone: Gone) -> None:
+        """Tell the peer with the next flush that an agent is gone, behind all acknowledgements that are due for it."""
+        self._owed_gone.append((waiting, gone))
+        self._mark()
+
+    def heard_gone(self, agent_id: int, number: int) -> None:
+        """Tell the peer in each priority's lane, behind all that was posted, that we know that its agent is gone."""
+        self._owed_heard.append((agent_id, number))
+        if self.is_held:
+            self._mark()  # nothing is posted until it is released
+            return
+        for priority, body in enumerate(self._open_bodies):
+            if body is not None:
+                self._open_bodies[priority] = None
+                self._seal(Priority(priority), body.ttl, body.messages)
+        self._send_heard()
+
+    def _send_gone(self) -> None:
+        owed_gone, self._owed_gone = self._owed_gone, []
+        for waiting, gone in owed_gone:
+            for begin in range(0, len(waiting), NOTICES_MAX):
+                notices = Notices(waiting=waiting[begin : begin + NOTICES_MAX])
+                self._send_control(Kind.CALLS, encode_notices(notices))
+            self._send_control(Kind.CALLS, encode_notices(Notices(gone=[gone])))
+
+    def _send_heard(self) -> None:
+        owed_heard, self._owed_heard = self._owed_heard, []
+        for agent_id, number in owed_heard:
+            for priority in Priority:
+                body = encode_notices(Notices(heard=[Heard(agent_id, number, priority)]))
+                self._transmit(Envelope(Kind.CALLS, 1, None, None, body), Lane.of(priority))
+
+    def _send_handled(self, flows: Iterable[IncomingFlow]) -> None:
+        handled = [marks for flow in flows if (marks := self.handled(flow)) is not None]
+        for begin in range(0, len(handled), NOTICES_MAX):
+            body = encode_notices(Notices(handled=handled[begin : begin + NOTICES_MAX]))
+            self._send_control(Kind.CALLS, body)
+
     def _send_acks(self) -> None:
+        if self.knows_moves:
+            self._send_handled(self._owed_credit.values())
         limits = [(agent_id, flow.window.grant()) for agent_id, flow in self._owed_credit.items()]
-        delivered, refused = _runs(self._owed_delivered), self._owed_refused
+        delivered, refused = runs_of(self._owed_delivered), self._owed_refused
         self._owed_credit, self._owed_delivered, self._owed_refused = {}, [], []
         # Nearly always one body; a decoder takes no longer arrays than this.
         for begin in range(0, max(len(limits), len(delivered), len(refused)), ARRAY_ITEMS_MAX):
@@ -386,7 +449,7 @@ class Dialogue:
                 for sequence in range(first, first + count):
                     self._settle(sequence, 0)
             return
-        waiting = list(self.unacked)  # in order, because sequences are given out in order
+        waiting = sorted(self.unacked)  # nearly so already; what moved here with its agent is older
         for first, count in runs:
             begin, end = bisect_left(waiting, first), bisect_left(waiting, first + count)
             for sequence in waiting[begin:end]:
@@ -409,6 +472,8 @@ class Dialogue:
         self._open_bodies = [None] * len(Priority)
         self._owed_stream_credit.clear()
         self._owed_given_up.clear()
+        self._owed_gone.clear()
+        self._owed_heard.clear()
         for waiters in self._credit_waiters.values():
             _wake(waiters)
         self._credit_waiters.clear()
@@ -425,7 +490,7 @@ class Dialogue:
             self._tell_dirty(self)
 
 
-def _runs(sequences: list[int]) -> list[tuple[int, int]]:
+def runs_of(sequences: list[int]) -> list[tuple[int, int]]:
     """Write sequences as ``(first, count)`` runs; they arrive nearly always in order."""
     runs: list[tuple[int, int]] = []
     first, count = 0, 0

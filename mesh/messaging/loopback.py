@@ -9,6 +9,7 @@ from transport.link import CloseReason, Link, PeerInfo, SendOutcome
 from transport.types import Address, Lane, NodeId
 from transport.wire import Envelope
 
+from .moves import FEATURE as MOVES
 from .streams import FEATURE
 
 
@@ -16,7 +17,7 @@ class LoopbackLink:
     """A link whose other end is this node; what is sent arrives in the loop's next turn."""
 
     def __init__(self, node_id: str, incarnation: int, receive: Callable[[Link, Sequence[Envelope]], None]) -> None:
-        self.peer = PeerInfo(NodeId(node_id), incarnation, (), (1, 0), {FEATURE: True})
+        self.peer = PeerInfo(NodeId(node_id), incarnation, (), (1, 0), {FEATURE: True, MOVES: True})
         self.dialled = True
         self.is_relayed = False
         self.remote_address = Address("localhost", 0)

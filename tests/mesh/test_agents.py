@@ -45,6 +45,15 @@ class Recorder:
     def given_up(self, *, begun: bool) -> None:
         self.ended.append(("given up", begun))
 
+    def leaving(self, agent: LocalAgent) -> None:
+        self.ended.append(("leaving", False))
+
+    def waited(self, agent: LocalAgent, delivery: Delivery) -> bool:
+        return False
+
+    def left(self, agent: LocalAgent) -> None:
+        self.ended.append(("left", False))
+
 
 class Owed(Dialogue):
     """A dialogue that keeps what is owed to the sender."""
