@@ -110,13 +110,16 @@ def decode_batch(body: bytes) -> Batch:
         raise RemoteProtocolError("messages body: priority is not one of the four")
     if type(messages) is not list or len(messages) > MESSAGES_MAX:
         raise RemoteProtocolError("messages body: not a list of messages, or too many")
-    if not _all_plain(messages):
+    if len(messages) < _COLUMNS_MIN or not _all_plain(messages):
         for message in messages:
             _check(message)
     return Batch(life, base_ms, _PRIORITIES[priority], messages)
 
 
 _BYTES: Final = frozenset({bytes})
+
+# From how many messages on columns are cheaper than each by itself: 2.0 against 0.6 µs for one, 12 against 27 for 64.
+_COLUMNS_MIN: Final = 8
 
 
 def _all_plain(messages: list[Any]) -> bool:
