@@ -218,6 +218,36 @@ def test_a_correlation_that_is_no_count_is_refused(correlation: object) -> None:
         m.decode_batch(pack([1, 1, 1, messages]))
 
 
+@pytest.mark.parametrize(
+    ("position", "value", "is_kept"),
+    [
+        (m.F_SEQUENCE, -1, False),
+        (m.F_SEQUENCE, 8, True),
+        (m.F_TYPE, len(m.TYPES), False),
+        (m.F_FROM, -1, False),
+        (m.F_FLAGS, -2, False),
+        (m.F_FLAGS, m.FLAG_DURABLE, False),
+        (m.F_FLAGS, m.FLAG_ACK, True),
+        (m.F_PAYLOAD, "text", False),
+        (m.F_CORRELATION, -1, False),
+        (m.F_CORRELATION, 6, True),
+    ],
+)
+def test_many_messages_are_judged_as_a_single_one_is(position: int, value: object, is_kept: bool) -> None:
+    """A batch of many is checked by its columns, and comes to the same."""
+    good = [*GOOD, 5] if position == m.F_CORRELATION else GOOD
+    judged = [*good]
+    judged[position] = value
+
+    for companions in (0, 30):
+        messages = [*[good] * companions, judged, *[good] * companions]
+        if is_kept:
+            assert m.decode_batch(pack([9, 1_000, 1, messages])).messages == messages
+        else:
+            with pytest.raises(RemoteProtocolError):
+                m.decode_batch(pack([9, 1_000, 1, messages]))
+
+
 def test_unknown_trailing_fields_are_forgotten() -> None:
     """A later version's fields are ignored, and do not wait in memory with a message that nobody weighed them for."""
     batch = m.decode_batch(pack([9, 1_000, 1, [[*GOOD, 3, None, "g", "later" * 1_000, [1]]], "later"]))
